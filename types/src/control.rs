@@ -1,0 +1,281 @@
+//! The control protocol's requests and answers as plain types. `wire/control` gives them their form on the network
+//! (gRPC); the metadata core takes and gives them as they are.
+
+use crate::scrub::{ScrubReport, ScrubTarget};
+use crate::view::{ClusterView, PoolInfo};
+use crate::{
+    AttachmentId, BootId, ClusterId, Epoch, Generation, LayerId, MdsId, Name, OsdId, PgId, PoolId, Revision, SessionId,
+    StackRevision, VolumeId,
+};
+use serde::{Deserialize, Serialize};
+
+/// What daemons and the command line ask of the metadata service. Each changes state through Raft, except those marked
+/// *read*.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ControlRequest {
+    PoolCreate {
+        name: Name,
+        replicas: u8,
+        min_size: Option<u8>,
+    },
+    /// Read.
+    PoolList,
+    VolumeCreate {
+        name: Name,
+        size: u64,
+        pool: Option<Name>,
+    },
+    /// Read.
+    VolumeList,
+    /// Read.
+    VolumeShow {
+        name: Name,
+    },
+    VolumeDelete {
+        name: Name,
+    },
+    VolumeExtend {
+        name: Name,
+        size: u64,
+    },
+    /// Gives a volume to a gateway. Refused if it is attached, unless `mode` says otherwise.
+    Attach {
+        name: Name,
+        gateway: String,
+        mode: AttachMode,
+        read_only: bool,
+    },
+    Detach {
+        name: Name,
+        gateway: Option<String>,
+    },
+    /// A gateway process begins (or, with the same boot, continues) to serve an attachment it was given. A new boot raises the generation and
+    /// passes the barrier; [`ControlError::Fencing`] until that is done: ask again.
+    OpenAttachment {
+        name: Name,
+        gateway: String,
+        boot: BootId,
+    },
+    /// Read: the attachments a gateway may serve.
+    AttachmentList {
+        gateway: Option<String>,
+    },
+    /// Where gateways tell how they are reached.
+    RegisterGateway {
+        gateway: String,
+        boot: BootId,
+        nbd_address: String,
+        nbd_socket: String,
+    },
+    /// Gives out the next OSD id to a new disk (before `mkfs`).
+    OsdCreate {
+        host: String,
+    },
+    /// An OSD process has started. A boot id that differs from the known one proves the older process dead.
+    OsdRegister {
+        osd: OsdId,
+        boot: BootId,
+        address: String,
+        host: String,
+        capacity: u64,
+    },
+    /// Not in Raft: the leader's memory only. Every 100 ms or so.
+    OsdHeartbeat(OsdHeartbeat),
+    /// The OSD's own orderly end.
+    OsdStopping {
+        osd: OsdId,
+        boot: BootId,
+    },
+    /// A primary (or a member that finds itself damaged) asks for a new configuration: compare-and-set on `epoch`.
+    PgChange {
+        pg: PgId,
+        epoch: Epoch,
+        from: OsdId,
+        change: PgChange,
+    },
+    /// A primary has passed a barrier in these PGs.
+    BarrierPassed {
+        barrier: u64,
+        pgs: Vec<PgId>,
+    },
+    /// Read: what changed since a revision; answered at once, even when nothing did. `Watch` on the network is a stream of these.
+    ViewSince {
+        revision: Revision,
+    },
+    /// Read, of the leader's memory: who leads and what OSDs last told of their space.
+    ServiceStatus,
+    /// Asks for a scrub of these PGs: by an operator, or by an OSD when it is time again.
+    ScrubStart {
+        target: ScrubTarget,
+        deep: bool,
+    },
+    /// Withdraws the wishes of these PGs that are not fulfilled.
+    ScrubCancel {
+        target: ScrubTarget,
+    },
+    /// A primary has scrubbed a PG in this epoch. Refused in a later one: its members are others.
+    ScrubDone {
+        pg: PgId,
+        epoch: Epoch,
+        from: OsdId,
+        report: ScrubReport,
+    },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OsdHeartbeat {
+    pub osd: OsdId,
+    pub boot: BootId,
+    /// Processes whose connections broke or who don't answer: starts detection, proves nothing.
+    pub suspects: Vec<(OsdId, BootId)>,
+    pub usage: OsdUsage,
+}
+
+/// Bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OsdUsage {
+    pub total: u64,
+    pub used: u64,
+    /// Blocks found damaged and repaired since the process started.
+    pub repaired_blocks: u64,
+    /// Blocks found damaged that no copy could repair.
+    pub lost_blocks: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum PgChange {
+    /// Out of `in_sync` (R2: refused for the last one).
+    Remove(OsdId),
+    /// A caught-up joining member into `in_sync`.
+    Add(OsdId),
+    /// Same members, next epoch: the version numbers of a chunk are used up, or undecided writes must be settled.
+    NextEpoch,
+    /// The primary cannot go on (it is damaged); another in-sync member takes over, or it stays if it is the last.
+    Resign,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum AttachMode {
+    /// Refused while anybody has the volume.
+    Exclusive,
+    /// Others may have it too, if they also said shared.
+    Shared,
+    /// Takes it from whoever has it: their generation is fenced before this attachment starts.
+    Force,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ControlReply {
+    Done {
+        revision: Revision,
+    },
+    Pool(PoolInfo),
+    Pools(Vec<PoolInfo>),
+    Volume(VolumeInfo),
+    Volumes(Vec<VolumeInfo>),
+    Attachment(AttachmentInfo),
+    Attachments(Vec<AttachmentInfo>),
+    Opened(AttachGrant),
+    OsdCreated {
+        osd: OsdId,
+        cluster: ClusterId,
+    },
+    View(Box<ClusterView>),
+    Status(ServiceStatus),
+    /// The number of the last wish, and the PGs that the request was for.
+    Scrub {
+        number: u64,
+        pgs: Vec<PgId>,
+    },
+}
+
+/// What the leader knows beyond the replicated state.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceStatus {
+    pub leader: MdsId,
+    /// `HOST:PORT` of the leader.
+    pub address: String,
+    /// By OSD; those that this leader has heard.
+    pub usage: Vec<(OsdId, OsdUsage)>,
+}
+
+/// Why the metadata service refused. The texts are for people and name what to do.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
+pub enum ControlError {
+    #[error("{what} {name:?} does not exist")]
+    NotFound { what: String, name: String },
+    #[error("{what} {name:?} exists already")]
+    Exists { what: String, name: String },
+    #[error("{0}")]
+    Invalid(String),
+    #[error("volume {name:?} is attached to {holder}; detach it there, or use --force to take it over")]
+    Attached { name: String, holder: String },
+    #[error("the volume is being taken over: waiting for {waiting_for}")]
+    Fencing { waiting_for: String },
+    #[error("{pg} is at {current}, not {request}")]
+    WrongEpoch { pg: PgId, request: Epoch, current: Epoch },
+    #[error("not the leader; ask {leader:?}")]
+    NotLeader { leader: Option<String> },
+    #[error("the request was not decided in time; it may still take effect")]
+    Undecided,
+    #[error("the metadata service has too many requests waiting; try again")]
+    Busy,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum VolumeState {
+    Available,
+    Attached,
+    /// Its chunks are being dropped by their PGs; it ends by itself.
+    Deleting,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VolumeInfo {
+    pub id: VolumeId,
+    pub name: Name,
+    /// Bytes.
+    pub size: u64,
+    pub pool: PoolId,
+    pub pool_name: Name,
+    pub state: VolumeState,
+    pub placement_key: u64,
+    pub stack_revision: StackRevision,
+    /// Top first. One, until snapshots exist.
+    pub layers: Vec<LayerId>,
+    pub attachments: Vec<AttachmentInfo>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AttachmentInfo {
+    pub id: AttachmentId,
+    pub volume: VolumeId,
+    pub volume_name: Name,
+    pub gateway: String,
+    pub generation: Generation,
+    pub shared: bool,
+    pub read_only: bool,
+    /// A gateway process serves it and its barrier is passed.
+    pub active: bool,
+    /// Where the gateway listens: `HOST:PORT` and a socket's path; empty while no gateway has registered.
+    pub nbd_address: String,
+    pub nbd_socket: String,
+}
+
+/// What a gateway needs to do I/O on a volume. Signed in a later version.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AttachGrant {
+    pub volume: VolumeId,
+    pub name: Name,
+    pub attachment: AttachmentId,
+    pub generation: Generation,
+    pub session: SessionId,
+    pub pool: PoolId,
+    pub placement_key: u64,
+    pub stack_revision: StackRevision,
+    /// Top first.
+    pub layers: Vec<LayerId>,
+    /// Bytes.
+    pub size: u64,
+    pub read_only: bool,
+}

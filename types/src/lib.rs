@@ -1,0 +1,34 @@
+//! Words that every part of Ashlar shares: ids, epochs and versions, geometry, checksums, payload buffers, the cluster
+//! view that the metadata service publishes, the control requests it takes, and the [`BlockDevice`] trait that
+//! front ends serve. Nothing here does I/O, and nothing here knows another Ashlar package.
+
+mod block_device;
+mod checksum;
+mod geometry;
+mod id_set;
+mod ids;
+mod name;
+mod payload;
+mod size;
+mod time;
+mod version;
+
+pub mod control;
+pub mod scrub;
+pub mod view;
+
+pub use block_device::{BlockDevice, BlockError, BlockOp, BlockReply, BlockRequest, Completions, DeviceInfo, Extent};
+pub use checksum::Crc;
+pub use geometry::{
+    BLOCK_BYTES, BLOCKS_PER_CHUNK, BlockIndex, BlockRange, CHUNK_BYTES, ChunkSlice, SECTOR_BYTES, split_by_chunk,
+};
+pub use id_set::{IdSet, Numbered};
+pub use ids::{
+    AttachmentId, BootId, ChunkId, ChunkIndex, ClusterId, Generation, LayerId, MdsId, OpId, OpNumber, OsdId, PgId,
+    PoolId, Revision, SessionId, StackRevision, VolumeId,
+};
+pub use name::{Name, NameError};
+pub use payload::aligned_payload;
+pub use size::{SizeError, format_bytes, parse_size};
+pub use time::{Duration, Tick};
+pub use version::{Epoch, Seq, Version};
