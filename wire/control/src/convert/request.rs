@@ -1,0 +1,225 @@
+//! `ashlar_types::control::ControlRequest`.
+
+use super::{ProtoError, byte, name, pg_from_proto, pg_required, pg_to_proto, required};
+use crate::proto;
+use crate::proto::control_request::Request as Kind;
+use ashlar_types::control::{AttachMode, ControlRequest, OsdHeartbeat, OsdUsage, PgChange};
+use ashlar_types::{BootId, Epoch, OsdId, Revision};
+
+impl From<ControlRequest> for proto::ControlRequest {
+    fn from(request: ControlRequest) -> Self {
+        use ControlRequest as R;
+        let kind = match request {
+            R::PoolCreate { name, replicas, min_size } => Kind::PoolCreate(proto::PoolCreate {
+                name: name.into(),
+                replicas: replicas.into(),
+                min_size: min_size.map(Into::into),
+            }),
+            R::PoolList => Kind::PoolList(proto::PoolList {}),
+            R::VolumeCreate { name, size, pool } => {
+                Kind::VolumeCreate(proto::VolumeCreate { name: name.into(), size, pool: pool.map(Into::into) })
+            }
+            R::VolumeList => Kind::VolumeList(proto::VolumeList {}),
+            R::VolumeShow { name } => Kind::VolumeShow(proto::VolumeShow { name: name.into() }),
+            R::VolumeDelete { name } => Kind::VolumeDelete(proto::VolumeDelete { name: name.into() }),
+            R::VolumeExtend { name, size } => Kind::VolumeExtend(proto::VolumeExtend { name: name.into(), size }),
+            R::Attach { name, gateway, mode, read_only } => Kind::Attach(proto::Attach {
+                name: name.into(),
+                gateway,
+                mode: proto::AttachMode::from(mode).into(),
+                read_only,
+            }),
+            R::Detach { name, gateway } => Kind::Detach(proto::Detach { name: name.into(), gateway }),
+            R::OpenAttachment { name, gateway, boot } => {
+                Kind::OpenAttachment(proto::OpenAttachment { name: name.into(), gateway, boot: boot.0 })
+            }
+            R::AttachmentList { gateway } => Kind::AttachmentList(proto::AttachmentList { gateway }),
+            R::RegisterGateway { gateway, boot, nbd_address, nbd_socket } => {
+                Kind::RegisterGateway(proto::RegisterGateway { gateway, boot: boot.0, nbd_address, nbd_socket })
+            }
+            R::OsdCreate { host } => Kind::OsdCreate(proto::OsdCreate { host }),
+            R::OsdRegister { osd, boot, address, host, capacity } => {
+                Kind::OsdRegister(proto::OsdRegister { osd: osd.0, boot: boot.0, address, host, capacity })
+            }
+            R::OsdHeartbeat(heartbeat) => Kind::OsdHeartbeat(heartbeat.into()),
+            R::OsdStopping { osd, boot } => Kind::OsdStopping(proto::OsdStopping { osd: osd.0, boot: boot.0 }),
+            R::PgChange { pg, epoch, from, change } => Kind::PgChange(proto::PgChange {
+                pg: Some(pg_to_proto(pg)),
+                epoch: epoch.0,
+                from: from.0,
+                change: Some(change.into()),
+            }),
+            R::BarrierPassed { barrier, pgs } => {
+                Kind::BarrierPassed(proto::BarrierPassed { barrier, pgs: pgs.into_iter().map(pg_to_proto).collect() })
+            }
+            R::ViewSince { revision } => Kind::ViewSince(proto::ViewSince { revision: revision.0 }),
+            R::ServiceStatus => Kind::ServiceStatus(proto::ServiceStatusRequest {}),
+            R::ScrubStart { target, deep } => Kind::ScrubStart(proto::ScrubStart { target: Some(target.into()), deep }),
+            R::ScrubCancel { target } => Kind::ScrubCancel(proto::ScrubCancel { target: Some(target.into()) }),
+            R::ScrubDone { pg, epoch, from, report } => Kind::ScrubDone(proto::ScrubDone {
+                pg: Some(pg_to_proto(pg)),
+                epoch: epoch.0,
+                from: from.0,
+                report: Some(report.into()),
+            }),
+        };
+        proto::ControlRequest { request: Some(kind) }
+    }
+}
+
+impl TryFrom<proto::ControlRequest> for ControlRequest {
+    type Error = ProtoError;
+    fn try_from(request: proto::ControlRequest) -> Result<Self, ProtoError> {
+        use ControlRequest as R;
+        Ok(match required("ControlRequest.request", request.request)? {
+            Kind::PoolCreate(r) => R::PoolCreate {
+                name: name("PoolCreate.name", &r.name)?,
+                replicas: byte("PoolCreate.replicas", r.replicas)?,
+                min_size: r.min_size.map(|m| byte("PoolCreate.min_size", m)).transpose()?,
+            },
+            Kind::PoolList(_) => R::PoolList,
+            Kind::VolumeCreate(r) => R::VolumeCreate {
+                name: name("VolumeCreate.name", &r.name)?,
+                size: r.size,
+                pool: r.pool.map(|p| name("VolumeCreate.pool", &p)).transpose()?,
+            },
+            Kind::VolumeList(_) => R::VolumeList,
+            Kind::VolumeShow(r) => R::VolumeShow { name: name("VolumeShow.name", &r.name)? },
+            Kind::VolumeDelete(r) => R::VolumeDelete { name: name("VolumeDelete.name", &r.name)? },
+            Kind::VolumeExtend(r) => R::VolumeExtend { name: name("VolumeExtend.name", &r.name)?, size: r.size },
+            Kind::Attach(r) => R::Attach {
+                name: name("Attach.name", &r.name)?,
+                mode: r.mode().try_into()?,
+                gateway: r.gateway,
+                read_only: r.read_only,
+            },
+            Kind::Detach(r) => R::Detach { name: name("Detach.name", &r.name)?, gateway: r.gateway },
+            Kind::OpenAttachment(r) => R::OpenAttachment {
+                name: name("OpenAttachment.name", &r.name)?,
+                gateway: r.gateway,
+                boot: BootId(r.boot),
+            },
+            Kind::AttachmentList(r) => R::AttachmentList { gateway: r.gateway },
+            Kind::RegisterGateway(r) => R::RegisterGateway {
+                gateway: r.gateway,
+                boot: BootId(r.boot),
+                nbd_address: r.nbd_address,
+                nbd_socket: r.nbd_socket,
+            },
+            Kind::OsdCreate(r) => R::OsdCreate { host: r.host },
+            Kind::OsdRegister(r) => R::OsdRegister {
+                osd: OsdId(r.osd),
+                boot: BootId(r.boot),
+                address: r.address,
+                host: r.host,
+                capacity: r.capacity,
+            },
+            Kind::OsdHeartbeat(r) => R::OsdHeartbeat(r.into()),
+            Kind::OsdStopping(r) => R::OsdStopping { osd: OsdId(r.osd), boot: BootId(r.boot) },
+            Kind::PgChange(r) => R::PgChange {
+                pg: pg_required("PgChange.pg", r.pg)?,
+                epoch: Epoch(r.epoch),
+                from: OsdId(r.from),
+                change: required("PgChange.change", r.change)?.into(),
+            },
+            Kind::BarrierPassed(r) => {
+                R::BarrierPassed { barrier: r.barrier, pgs: r.pgs.into_iter().map(pg_from_proto).collect() }
+            }
+            Kind::ViewSince(r) => R::ViewSince { revision: Revision(r.revision) },
+            Kind::ServiceStatus(_) => R::ServiceStatus,
+            Kind::ScrubStart(r) => {
+                R::ScrubStart { target: required("ScrubStart.target", r.target)?.try_into()?, deep: r.deep }
+            }
+            Kind::ScrubCancel(r) => R::ScrubCancel { target: required("ScrubCancel.target", r.target)?.try_into()? },
+            Kind::ScrubDone(r) => R::ScrubDone {
+                pg: pg_required("ScrubDone.pg", r.pg)?,
+                epoch: Epoch(r.epoch),
+                from: OsdId(r.from),
+                report: required("ScrubDone.report", r.report)?.try_into()?,
+            },
+        })
+    }
+}
+
+impl From<AttachMode> for proto::AttachMode {
+    fn from(mode: AttachMode) -> Self {
+        match mode {
+            AttachMode::Exclusive => proto::AttachMode::Exclusive,
+            AttachMode::Shared => proto::AttachMode::Shared,
+            AttachMode::Force => proto::AttachMode::Force,
+        }
+    }
+}
+
+impl TryFrom<proto::AttachMode> for AttachMode {
+    type Error = ProtoError;
+    fn try_from(mode: proto::AttachMode) -> Result<Self, ProtoError> {
+        match mode {
+            proto::AttachMode::Unspecified => Err(ProtoError::Missing("Attach.mode")),
+            proto::AttachMode::Exclusive => Ok(AttachMode::Exclusive),
+            proto::AttachMode::Shared => Ok(AttachMode::Shared),
+            proto::AttachMode::Force => Ok(AttachMode::Force),
+        }
+    }
+}
+
+impl From<PgChange> for proto::pg_change::Change {
+    fn from(change: PgChange) -> Self {
+        use proto::pg_change::Change;
+        match change {
+            PgChange::Remove(osd) => Change::Remove(osd.0),
+            PgChange::Add(osd) => Change::Add(osd.0),
+            PgChange::NextEpoch => Change::NextEpoch(proto::Nothing {}),
+            PgChange::Resign => Change::Resign(proto::Nothing {}),
+        }
+    }
+}
+
+impl From<proto::pg_change::Change> for PgChange {
+    fn from(change: proto::pg_change::Change) -> Self {
+        use proto::pg_change::Change;
+        match change {
+            Change::Remove(osd) => PgChange::Remove(OsdId(osd)),
+            Change::Add(osd) => PgChange::Add(OsdId(osd)),
+            Change::NextEpoch(_) => PgChange::NextEpoch,
+            Change::Resign(_) => PgChange::Resign,
+        }
+    }
+}
+
+impl From<OsdHeartbeat> for proto::OsdHeartbeat {
+    fn from(h: OsdHeartbeat) -> Self {
+        let suspect = |(osd, boot): (OsdId, BootId)| proto::osd_heartbeat::Suspect { osd: osd.0, boot: boot.0 };
+        proto::OsdHeartbeat {
+            osd: h.osd.0,
+            boot: h.boot.0,
+            suspects: h.suspects.into_iter().map(suspect).collect(),
+            usage: Some(h.usage.into()),
+        }
+    }
+}
+
+impl From<proto::OsdHeartbeat> for OsdHeartbeat {
+    fn from(h: proto::OsdHeartbeat) -> Self {
+        OsdHeartbeat {
+            osd: OsdId(h.osd),
+            boot: BootId(h.boot),
+            suspects: h.suspects.into_iter().map(|s| (OsdId(s.osd), BootId(s.boot))).collect(),
+            usage: h.usage.unwrap_or_default().into(),
+        }
+    }
+}
+
+impl From<OsdUsage> for proto::OsdUsage {
+    fn from(usage: OsdUsage) -> Self {
+        let OsdUsage { total, used, repaired_blocks, lost_blocks } = usage;
+        proto::OsdUsage { total, used, repaired_blocks, lost_blocks }
+    }
+}
+
+impl From<proto::OsdUsage> for OsdUsage {
+    fn from(usage: proto::OsdUsage) -> Self {
+        let proto::OsdUsage { total, used, repaired_blocks, lost_blocks } = usage;
+        OsdUsage { total, used, repaired_blocks, lost_blocks }
+    }
+}

@@ -1,0 +1,264 @@
+//! Every message goes to its proto form, through bytes, and comes back the same; and what is wrong is refused by field.
+
+use crate::{ProtoError, proto};
+use ashlar_types::control::*;
+use ashlar_types::scrub::*;
+use ashlar_types::view::*;
+use ashlar_types::*;
+use prost::Message;
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+
+fn name(text: &str) -> Name {
+    Name::new(text).expect("a good name")
+}
+
+/// Plain, proto, bytes, proto, plain.
+fn round_trip<T, P>(value: T)
+where
+    T: Clone + PartialEq + Debug + TryFrom<P, Error = ProtoError>,
+    P: From<T> + Message + Default,
+{
+    let bytes = P::from(value.clone()).encode_to_vec();
+    let proto = P::decode(&bytes[..]).expect("what was written is read");
+    assert_eq!(T::try_from(proto), Ok(value));
+}
+
+const PG: PgId = PgId { pool: PoolId(3), index: 70_000 };
+const BOOT: BootId = BootId(u64::MAX);
+const CLUSTER: ClusterId = ClusterId(0x0123_4567_89ab_cdef_0123_4567_89ab_cdef);
+
+fn floor() -> Floor {
+    Floor {
+        stack_revision: StackRevision(4),
+        oldest_attachment: AttachmentId(5),
+        generations: BTreeMap::from([(AttachmentId(6), Generation(7)), (AttachmentId(8), Generation(9))]),
+        closed: true,
+    }
+}
+
+fn view() -> ClusterView {
+    let pool = PoolInfo { id: PoolId(3), name: name("p"), replicas: 3, min_size: 2, pg_count: 32 };
+    let osd =
+        OsdInfo { id: OsdId(1), boot: BOOT, up: true, address: "h:1".into(), host: "h".into(), capacity: u64::MAX };
+    let config = |primary| PgConfig {
+        pg: PG,
+        epoch: Epoch::MAX,
+        members: vec![OsdId(2), OsdId(1)],
+        in_sync: vec![OsdId(1)],
+        primary,
+        primary_boot: BOOT,
+        min_size: 2,
+    };
+    let other = PgId { index: 1, ..PG };
+    let gone = IdSet::range(VolumeId(1), VolumeId(3));
+    let retire = IdSet::range(LayerId(2), LayerId(2));
+    let barrier = Barrier { id: 9, volume: VolumeId(1), floor: floor(), gone, retire, pgs: vec![PG] };
+    let scrub =
+        PgScrub { wish: Some(ScrubWish { number: 9, deep: true }), last: Some(scrub_report()), last_deep: None };
+    ClusterView {
+        cluster: CLUSTER,
+        revision: Revision(77),
+        osds: BTreeMap::from([(OsdId(1), osd)]),
+        pools: BTreeMap::from([(PoolId(3), pool)]),
+        pgs: BTreeMap::from([(PG, config(Some(OsdId(1)))), (other, PgConfig { pg: other, ..config(None) })]),
+        barriers: vec![barrier],
+        scrubs: BTreeMap::from([
+            (PG, scrub),
+            (other, PgScrub { last_deep: Some(scrub_report()), ..PgScrub::default() }),
+        ]),
+    }
+}
+
+fn scrub_report() -> ScrubReport {
+    ScrubReport {
+        number: 1,
+        deep: true,
+        ended_at: 2,
+        copies: 3,
+        chunks: 4,
+        mismatches: 5,
+        bad_blocks: 6,
+        repaired_blocks: u64::MAX,
+    }
+}
+
+fn attachment() -> AttachmentInfo {
+    AttachmentInfo {
+        id: AttachmentId(1),
+        volume: VolumeId(2),
+        volume_name: name("v"),
+        gateway: "g".into(),
+        generation: Generation(3),
+        shared: true,
+        read_only: true,
+        active: true,
+        nbd_address: "127.0.0.1:10809".into(),
+        nbd_socket: "/run/s".into(),
+    }
+}
+
+fn volume(state: VolumeState) -> VolumeInfo {
+    VolumeInfo {
+        id: VolumeId(1),
+        name: name("v"),
+        size: 1 << 54,
+        pool: PoolId(3),
+        pool_name: name("p"),
+        state,
+        placement_key: u64::MAX,
+        stack_revision: StackRevision(1),
+        layers: vec![LayerId(1), LayerId(2)],
+        attachments: vec![attachment()],
+    }
+}
+
+#[test]
+fn requests_come_back_the_same() {
+    use ControlRequest as R;
+    let gateway = || "g".to_owned();
+    let osd = OsdId(7);
+    let usage = OsdUsage { total: 1, used: 2, repaired_blocks: 3, lost_blocks: 4 };
+    let suspects = vec![(OsdId(1), BOOT), (OsdId(2), BootId(1))];
+    let mut requests = vec![
+        R::PoolCreate { name: name("p"), replicas: 3, min_size: None },
+        R::PoolCreate { name: name("p"), replicas: 3, min_size: Some(1) },
+        R::PoolList,
+        R::VolumeCreate { name: name("v"), size: 512, pool: None },
+        R::VolumeCreate { name: name("v"), size: 512, pool: Some(name("p")) },
+        R::VolumeList,
+        R::VolumeShow { name: name("v") },
+        R::VolumeDelete { name: name("v") },
+        R::VolumeExtend { name: name("v"), size: u64::MAX },
+        R::Detach { name: name("v"), gateway: None },
+        R::Detach { name: name("v"), gateway: Some(gateway()) },
+        R::OpenAttachment { name: name("v"), gateway: gateway(), boot: BOOT },
+        R::AttachmentList { gateway: None },
+        R::AttachmentList { gateway: Some(String::new()) },
+        R::RegisterGateway { gateway: gateway(), boot: BOOT, nbd_address: "a".into(), nbd_socket: "s".into() },
+        R::OsdCreate { host: "h".into() },
+        R::OsdRegister { osd, boot: BOOT, address: "a".into(), host: "h".into(), capacity: 9 },
+        R::OsdHeartbeat(OsdHeartbeat { osd, boot: BOOT, suspects, usage }),
+        R::OsdStopping { osd, boot: BOOT },
+        R::BarrierPassed { barrier: 4, pgs: vec![PG] },
+        R::ViewSince { revision: Revision(5) },
+        R::ServiceStatus,
+        R::ScrubCancel { target: ScrubTarget::All },
+        R::ScrubDone { pg: PG, epoch: Epoch(8), from: osd, report: scrub_report() },
+    ];
+    for target in [
+        ScrubTarget::All,
+        ScrubTarget::Pool(name("p")),
+        ScrubTarget::Osd(osd),
+        ScrubTarget::Pgs(vec![]),
+        ScrubTarget::Pgs(vec![PG]),
+    ] {
+        requests.push(R::ScrubStart { target, deep: true });
+    }
+    for mode in [AttachMode::Exclusive, AttachMode::Shared, AttachMode::Force] {
+        requests.push(R::Attach { name: name("v"), gateway: gateway(), mode, read_only: true });
+    }
+    for change in [PgChange::Remove(OsdId(0)), PgChange::Add(osd), PgChange::NextEpoch, PgChange::Resign] {
+        requests.push(R::PgChange { pg: PG, epoch: Epoch(8), from: osd, change });
+    }
+    for request in requests {
+        round_trip::<ControlRequest, proto::ControlRequest>(request);
+    }
+}
+
+#[test]
+fn answers_come_back_the_same() {
+    use ControlError as E;
+    use ControlReply as R;
+    let grant = AttachGrant {
+        volume: VolumeId(1),
+        name: name("v"),
+        attachment: AttachmentId(2),
+        generation: Generation(3),
+        session: SessionId(4),
+        pool: PoolId(5),
+        placement_key: u64::MAX - 1,
+        stack_revision: StackRevision(6),
+        layers: vec![LayerId(7)],
+        size: 512,
+        read_only: true,
+    };
+    let pool = view().pools[&PoolId(3)].clone();
+    let text = || "t".to_owned();
+    let states = [VolumeState::Available, VolumeState::Attached, VolumeState::Deleting];
+    let answers: Vec<Result<ControlReply, ControlError>> = vec![
+        Ok(R::Done { revision: Revision(1) }),
+        Ok(R::Pool(pool.clone())),
+        Ok(R::Pools(vec![pool])),
+        Ok(R::Volume(volume(VolumeState::Attached))),
+        Ok(R::Volumes(states.map(volume).to_vec())),
+        Ok(R::Attachment(attachment())),
+        Ok(R::Attachments(vec![attachment(), attachment()])),
+        Ok(R::Opened(grant)),
+        Ok(R::OsdCreated { osd: OsdId(1), cluster: CLUSTER }),
+        Ok(R::View(Box::new(view()))),
+        Ok(R::Status(ServiceStatus {
+            leader: MdsId(2),
+            address: text(),
+            usage: vec![(OsdId(1), OsdUsage { total: 4, used: 3, repaired_blocks: 2, lost_blocks: 1 })],
+        })),
+        Ok(R::Scrub { number: 3, pgs: vec![PG] }),
+        Err(E::NotFound { what: text(), name: text() }),
+        Err(E::Exists { what: text(), name: text() }),
+        Err(E::Invalid(text())),
+        Err(E::Attached { name: text(), holder: text() }),
+        Err(E::Fencing { waiting_for: text() }),
+        Err(E::WrongEpoch { pg: PG, request: Epoch(1), current: Epoch(2) }),
+        Err(E::NotLeader { leader: None }),
+        Err(E::NotLeader { leader: Some(text()) }),
+        Err(E::Undecided),
+        Err(E::Busy),
+    ];
+    for answer in answers {
+        let bytes = proto::ControlAnswer::from(answer.clone()).encode_to_vec();
+        let proto = proto::ControlAnswer::decode(&bytes[..]).expect("what was written is read");
+        assert_eq!(Result::<ControlReply, ControlError>::try_from(proto), Ok(answer));
+    }
+    round_trip::<ClusterView, proto::ClusterView>(view());
+}
+
+#[test]
+fn what_is_wrong_is_refused_by_field() {
+    let request = |kind| ControlRequest::try_from(proto::ControlRequest { request: Some(kind) });
+    use proto::control_request::Request as Kind;
+    let missing = ControlRequest::try_from(proto::ControlRequest { request: None });
+    assert_eq!(missing, Err(ProtoError::Missing("ControlRequest.request")));
+    let create = proto::PoolCreate { name: "p".into(), replicas: 300, min_size: None };
+    assert_eq!(request(Kind::PoolCreate(create)), Err(ProtoError::Range { field: "PoolCreate.replicas", found: 300 }));
+    let show = request(Kind::VolumeShow(proto::VolumeShow { name: "a b".into() }));
+    assert!(matches!(show, Err(ProtoError::Name { field: "VolumeShow.name", .. })));
+    let attach = proto::Attach { name: "v".into(), mode: 99, ..Default::default() };
+    assert_eq!(request(Kind::Attach(attach)), Err(ProtoError::Missing("Attach.mode")));
+    let change = proto::PgChange { pg: None, epoch: 1, from: 1, change: None };
+    assert_eq!(request(Kind::PgChange(change)), Err(ProtoError::Missing("PgChange.pg")));
+    let start = proto::ScrubStart { target: Some(proto::ScrubTarget { target: None }), deep: false };
+    assert_eq!(request(Kind::ScrubStart(start)), Err(ProtoError::Missing("ScrubTarget.target")));
+    let done = proto::ScrubDone { pg: Some(proto::PgId::default()), ..Default::default() };
+    assert_eq!(request(Kind::ScrubDone(done)), Err(ProtoError::Missing("ScrubDone.report")));
+    let mut wrong = proto::ClusterView::from(view());
+    wrong.cluster.pop();
+    let length = ProtoError::Length { field: "ClusterView.cluster", found: 15, expected: 16 };
+    assert_eq!(ClusterView::try_from(wrong), Err(length));
+    let mut wrong = proto::ClusterView::from(view());
+    wrong.pgs[0].epoch = u32::MAX;
+    assert!(matches!(ClusterView::try_from(wrong), Err(ProtoError::Range { field: "PgConfig.epoch", .. })));
+}
+
+/// A change of golden/control-v1.hex is a change of the protocol: only ever add to it, and say so in the commit's first line.
+#[test]
+fn the_descriptor_is_the_golden_one() {
+    let descriptor = include_bytes!(concat!(env!("OUT_DIR"), "/descriptor.bin"));
+    let hex: String = descriptor.iter().map(|b| format!("{b:02x}")).collect();
+    let lines: Vec<&str> = hex.as_bytes().chunks(120).map(|c| std::str::from_utf8(c).expect("hex")).collect();
+    let golden = include_str!("../golden/control-v1.hex");
+    assert!(
+        golden.lines().eq(lines.iter().copied()),
+        "proto/control.proto is not the golden one:\n{}",
+        lines.join("\n")
+    );
+}

@@ -1,0 +1,538 @@
+//! The messages of the data protocol, grouped by who speaks: clients, then OSDs among themselves. The R-numbers are
+//! the invariants of design.md §5.
+
+use ashlar_types::view::{Fences, PgConfig};
+use ashlar_types::{
+    AttachmentId, BlockIndex, BlockRange, BootId, ChunkId, ClusterId, Crc, Epoch, Generation, OpId, OpNumber, OsdId,
+    PgId, SessionId, StackRevision, Tick, Version, VolumeId,
+};
+use bytes::Bytes;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Message {
+    Hello(Hello),
+    HelloReply(HelloReply),
+
+    IoRequest(IoRequest),
+    IoReply(IoReply),
+
+    Prepare(Prepare),
+    Prepared(Prepared),
+    /// Has no reply: a commit that is not heard of is told again by R4.
+    Commit(Commit),
+    LeaseRequest(LeaseRequest),
+    LeaseGrant(LeaseGrant),
+    CreditRequest(CreditRequest),
+    CreditGrant(CreditGrant),
+    Promise(Promise),
+    PromiseReply(PromiseReply),
+    Decide(Decide),
+    Decided(Decided),
+    RaiseFloor(RaiseFloor),
+    FloorRaised(FloorRaised),
+    JoinStart(JoinStart),
+    JoinChunks(JoinChunks),
+    Push(Push),
+    Pushed(Pushed),
+    FetchRequest(FetchRequest),
+    FetchReply(FetchReply),
+    DigestRequest(DigestRequest),
+    DigestReply(DigestReply),
+}
+
+impl Message {
+    /// Whether whoever receives it says something in return. Of a reply, false.
+    pub fn is_answered(&self) -> bool {
+        match self {
+            Message::Hello(_)
+            | Message::IoRequest(_)
+            | Message::Prepare(_)
+            | Message::LeaseRequest(_)
+            | Message::CreditRequest(_)
+            | Message::Promise(_)
+            | Message::Decide(_)
+            | Message::RaiseFloor(_)
+            | Message::JoinStart(_)
+            | Message::Push(_)
+            | Message::FetchRequest(_)
+            | Message::DigestRequest(_) => true,
+            Message::Commit(_)
+            | Message::HelloReply(_)
+            | Message::IoReply(_)
+            | Message::Prepared(_)
+            | Message::LeaseGrant(_)
+            | Message::CreditGrant(_)
+            | Message::PromiseReply(_)
+            | Message::Decided(_)
+            | Message::FloorRaised(_)
+            | Message::JoinChunks(_)
+            | Message::Pushed(_)
+            | Message::FetchReply(_)
+            | Message::DigestReply(_) => false,
+        }
+    }
+}
+
+/// The first message on every connection; nothing else is taken before it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hello {
+    pub cluster: ClusterId,
+    /// The OSD that the caller means to reach.
+    pub to: OsdId,
+    pub from: PeerHello,
+    /// Rises with each connection that the same process opens to the same OSD. Older connections are closed, and what
+    /// is still in them is refused (R10).
+    pub connection: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PeerHello {
+    Osd { id: OsdId, boot: BootId },
+    Client(ClientHello),
+}
+
+/// What a gateway may do, as the metadata service granted it. Signed in a later version.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientHello {
+    pub session: SessionId,
+    pub volume: VolumeId,
+    pub attachment: AttachmentId,
+    pub generation: Generation,
+    pub read_only: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HelloReply {
+    pub osd: OsdId,
+    pub boot: BootId,
+    pub status: HelloStatus,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HelloStatus {
+    Welcome,
+    WrongCluster,
+    /// This is another OSD than was meant.
+    WrongOsd,
+    /// A newer connection or a newer boot of the same peer is known.
+    Stale,
+    /// Not ready to serve yet (mounting); try again.
+    Starting,
+}
+
+/// One request of a client for a part of one chunk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IoRequest {
+    pub op: OpId,
+    /// Every request of this session with a lower number has been answered to its caller (R10).
+    pub lowest_unanswered: OpNumber,
+    pub pg: PgId,
+    pub epoch: Epoch,
+    pub volume: VolumeId,
+    pub attachment: AttachmentId,
+    pub generation: Generation,
+    pub stack_revision: StackRevision,
+    pub chunk: ChunkId,
+    /// Bytes in the chunk, `offset + len <= CHUNK_BYTES`, `len > 0`.
+    pub offset: u32,
+    pub len: u32,
+    pub kind: IoKind,
+    /// `Write`: the CRC of each fragment, that is of the payload's part in each block that the range touches, in order. Else empty.
+    pub crcs: Vec<Crc>,
+    /// `Write`: `len` bytes. Else empty.
+    pub payload: Bytes,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IoKind {
+    Read,
+    Write,
+    /// Discard and write-zeroes: the range reads as zeroes; whole blocks give their space back.
+    Zero,
+    /// Which blocks are present; like `Read` without the data.
+    Extents,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IoReply {
+    pub op: OpId,
+    pub status: IoStatus,
+    /// The epoch that the OSD knows of this PG, `Epoch(0)` if none.
+    pub epoch: Epoch,
+    /// `Read`, `Extents`: for each block that the range touches its CRC, or `None` where it is absent and reads as zeroes.
+    pub blocks: Vec<Option<Crc>>,
+    /// `Read`: the present blocks, whole, one after the other.
+    pub payload: Bytes,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IoStatus {
+    Ok,
+    /// The request's epoch isn't the PG's, or this OSD isn't its primary, or it isn't active yet: look at the view, ask again.
+    WrongEpoch,
+    /// Nothing was done, because the configuration changed meanwhile or a bound was reached: ask again with the same number.
+    Retry,
+    /// The pool is full; nothing was done.
+    NoSpace,
+    /// Below the floor (design.md §7).
+    Fenced,
+    /// The stack revision is below the floor: fetch the new stack.
+    StaleStack,
+    /// The layer was retired.
+    LayerGone,
+    /// The number lies below what the session said it has answers for (R10).
+    StaleOp,
+    /// The request contradicts itself or its capability.
+    Invalid,
+    /// No good copy of a block in the range is left.
+    Medium,
+    /// A fragment's CRC doesn't match its payload: it was damaged on the way.
+    BadChecksum,
+}
+
+/// What a replicated write does to its chunk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// Whole blocks; the payload has `range.bytes()` bytes.
+    Write {
+        range: BlockRange,
+        crcs: Vec<Crc>,
+    },
+    Zero {
+        range: BlockRange,
+    },
+}
+
+impl Change {
+    pub fn range(&self) -> BlockRange {
+        match self {
+            Change::Write { range, .. } | Change::Zero { range } => *range,
+        }
+    }
+}
+
+/// Everything about a replicated write but its data. It is what a member logs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WriteMeta {
+    pub chunk: ChunkId,
+    pub version: Version,
+    /// The version before it of this chunk (R9).
+    pub prev: Version,
+    pub op: OpId,
+    pub lowest_unanswered: OpNumber,
+    pub volume: VolumeId,
+    pub attachment: AttachmentId,
+    pub generation: Generation,
+    pub change: Change,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Prepare {
+    pub pg: PgId,
+    pub epoch: Epoch,
+    pub write: WriteMeta,
+    pub payload: Bytes,
+}
+
+/// Why a member did not do as it was told, or that it did. Part of most replies between OSDs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Done and durable.
+    Ok,
+    /// R3: a higher epoch was promised.
+    WrongEpoch { promised: Epoch },
+    /// R9: the chunk's newest version is another than the named predecessor.
+    Mismatch { newest: Version },
+    /// No credit was granted for it, or the disk is full.
+    NoSpace,
+    /// The payload doesn't match its checksums.
+    BadChecksum,
+    /// R5: it cannot answer yet, because a lease that it granted still runs; it will answer by itself.
+    NotYet,
+    /// It has no such thing (any more).
+    Missing,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Prepared {
+    pub pg: PgId,
+    pub epoch: Epoch,
+    pub chunk: ChunkId,
+    pub version: Version,
+    pub outcome: Outcome,
+}
+
+/// These versions, and all before them of their chunks, are committed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Commit {
+    pub pg: PgId,
+    pub epoch: Epoch,
+    pub committed: Vec<(ChunkId, Version)>,
+}
+
+/// R5. Asked by a primary for the PGs it serves, of one other OSD.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LeaseRequest {
+    /// The asker's clock; handed back, so that the lease counts from the time of asking.
+    pub asked_at: Tick,
+    pub pgs: Vec<(PgId, Epoch)>,
+}
+
+/// The PGs for which the grant holds: those whose promised epoch is the one asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LeaseGrant {
+    pub asked_at: Tick,
+    pub pgs: Vec<(PgId, Epoch)>,
+}
+
+/// Space credit, cumulative in one epoch of one PG, in blocks; so a repeated message does no harm.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CreditRequest {
+    pub pg: PgId,
+    pub epoch: Epoch,
+    pub wanted_total: u64,
+    /// The primary is idle and gives back what lies beyond `wanted_total`. It has no other request of this line under way.
+    pub is_return: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CreditGrant {
+    pub pg: PgId,
+    pub epoch: Epoch,
+    /// As in the request.
+    pub wanted_total: u64,
+    /// What was wanted (or what was granted before, if that is more), or less if space is short.
+    pub granted_total: u64,
+}
+
+/// R3, R4: a new primary, or the same one in a new epoch, asks every in-sync member to promise its epoch and to report.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Promise {
+    pub config: PgConfig,
+    /// Chunks of which the primary has undecided writes: the member reports these too.
+    pub undecided: Vec<ChunkId>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PromiseReply {
+    pub pg: PgId,
+    pub epoch: Epoch,
+    pub outcome: Outcome,
+    /// With `Outcome::Ok`.
+    pub report: Option<Report>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Report {
+    /// Its log was damaged: it cannot tell what it had beyond (R4).
+    pub damaged: bool,
+    /// Every chunk with undecided writes, and those that the primary named.
+    pub chunks: Vec<ReportedChunk>,
+    /// What it refuses; the primary takes the highest of all.
+    pub fences: Fences,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReportedChunk {
+    pub chunk: ChunkId,
+    pub committed: Version,
+    /// In the order of their chain.
+    pub undecided: Vec<ReportedWrite>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReportedWrite {
+    pub version: Version,
+    pub prev: Version,
+    /// Whether its data is known to be good. After a crash, data beyond the last known flush may fail its CRC (*suspect*).
+    pub data_good: bool,
+}
+
+/// R4: what becomes of the undecided writes. Durable at every in-sync member before the primary is active.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Decide {
+    pub pg: PgId,
+    pub epoch: Epoch,
+    pub decisions: Vec<Decision>,
+    pub fences: Fences,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Decision {
+    pub chunk: ChunkId,
+    /// The chunk's newest version from now on; what lies beyond is rolled back.
+    pub keep: Version,
+    /// What is prepared up to here is committed; less than `keep` while fewer than `min_size` members are in sync (R12).
+    pub commit: Version,
+    /// Versions that are rolled back at any member.
+    pub rolled_back: Vec<Version>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Decided {
+    pub pg: PgId,
+    pub epoch: Epoch,
+    pub outcome: Outcome,
+}
+
+/// A barrier's floor (and the volume and layers that end with it), told by the primary to the members.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RaiseFloor {
+    pub pg: PgId,
+    pub epoch: Epoch,
+    pub barrier: u64,
+    pub fences: Fences,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FloorRaised {
+    pub pg: PgId,
+    pub epoch: Epoch,
+    pub barrier: u64,
+    pub outcome: Outcome,
+}
+
+/// Opens a join session (R8). The member promises the epoch, takes over `meta`, rolls back every undecided write of the PG and drops every
+/// chunk whose version is in `meta.rolled_back`, all durably; then it answers with its chunks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JoinStart {
+    pub pg: PgId,
+    pub epoch: Epoch,
+    /// The number of this join session in the epoch.
+    pub join: u32,
+    /// The list goes on after this chunk; `None` begins the session.
+    pub after: Option<ChunkId>,
+    /// With `after == None`.
+    pub meta: Option<JoinMeta>,
+}
+
+/// The state of a PG that isn't in its chunks.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct JoinMeta {
+    pub fences: Fences,
+    /// Versions that R4 has rolled back since all members were last in sync.
+    pub rolled_back: Vec<(ChunkId, Version)>,
+}
+
+/// A page of a joining member's chunks, in order of id, with the newest version it has of each.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JoinChunks {
+    pub pg: PgId,
+    pub epoch: Epoch,
+    pub join: u32,
+    pub outcome: Outcome,
+    pub after: Option<ChunkId>,
+    pub chunks: Vec<(ChunkId, Version)>,
+    /// Whether this page is the last.
+    pub last: bool,
+}
+
+/// R8: brings one chunk of a joining member from one version to another, as one record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Push {
+    pub pg: PgId,
+    pub epoch: Epoch,
+    pub join: u32,
+    pub chunk: ChunkId,
+    pub from: Version,
+    pub to: Version,
+    /// The blocks that differ, in order.
+    pub blocks: Vec<PushedBlock>,
+    /// The chunk's retry ids (R10).
+    pub ids: Vec<RetryId>,
+    /// The present ones of `blocks`, whole, one after the other.
+    pub payload: Bytes,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PushedBlock {
+    pub block: BlockIndex,
+    pub state: BlockState,
+}
+
+/// What a chunk's index says of one block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct BlockState {
+    /// The version that wrote (or zeroed) it; `Version::NONE` if none did.
+    pub stamp: Version,
+    /// `None`: absent, reads as zeroes.
+    pub crc: Option<Crc>,
+}
+
+/// A write that must not be done twice (R10), with what its session said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RetryId {
+    pub op: OpId,
+    pub lowest_unanswered: OpNumber,
+    pub chunk: ChunkId,
+    pub version: Version,
+    pub volume: VolumeId,
+    pub attachment: AttachmentId,
+    pub generation: Generation,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pushed {
+    pub pg: PgId,
+    pub epoch: Epoch,
+    pub join: u32,
+    pub chunk: ChunkId,
+    pub to: Version,
+    pub outcome: Outcome,
+}
+
+/// Asks another in-sync member for a good copy of one block, to repair one's own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FetchRequest {
+    pub pg: PgId,
+    pub epoch: Epoch,
+    pub chunk: ChunkId,
+    pub block: BlockIndex,
+    /// The version and checksum that the copy must have.
+    pub stamp: Version,
+    pub crc: Crc,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FetchReply {
+    pub pg: PgId,
+    pub epoch: Epoch,
+    pub chunk: ChunkId,
+    pub block: BlockIndex,
+    pub stamp: Version,
+    pub outcome: Outcome,
+    /// The block, with `Outcome::Ok`.
+    pub payload: Bytes,
+}
+
+/// Scrub: asks a member for a digest of each of these chunks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DigestRequest {
+    pub pg: PgId,
+    pub epoch: Epoch,
+    pub round: u64,
+    pub chunks: Vec<ChunkId>,
+    /// Read every block from the medium too and verify it.
+    pub deep: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DigestReply {
+    pub pg: PgId,
+    pub epoch: Epoch,
+    pub round: u64,
+    pub outcome: Outcome,
+    pub entries: Vec<DigestEntry>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DigestEntry {
+    pub chunk: ChunkId,
+    pub committed: Version,
+    /// CRC32C over (index, stamp, CRC or absence) of all blocks with a stamp, in order.
+    pub digest: Crc,
+    /// Blocks whose medium failed (deep only).
+    pub bad: u16,
+    /// The first chunk behind it of which something is committed: so that one that only a member has is noticed.
+    pub next: Option<ChunkId>,
+}
