@@ -1,0 +1,22 @@
+//! The OSD without I/O: the store, the replication core, recovery and scrub, as one state machine.
+//!
+//! The daemon (`osd/daemon`) and the simulator (`chaos`) drive the same [`Osd`] (conventions §2).
+
+#![forbid(unsafe_code)]
+
+mod credit;
+mod env;
+mod event;
+mod housekeeping;
+mod lease;
+mod net;
+mod osd;
+mod pg;
+mod policy;
+
+pub mod format;
+pub mod store;
+
+pub use event::{Action, ConnId, DiskError, DiskOp, DiskResult, Event, IoId};
+pub use osd::{Osd, OsdConfig};
+pub use policy::{Honest, Policy};

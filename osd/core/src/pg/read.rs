@@ -1,0 +1,143 @@
+//! Reads at the primary. R5: served only under unexpired leases of everybody who is awaited by writes, checked when the data
+//! is in hand. R6: never past an undecided write to the same blocks (`start_queued` sees to it).
+
+use super::primary::{Queued, ReadOp, refusal};
+use super::repair::Waiting;
+use super::{Pending, Pg};
+use crate::env::Env;
+use crate::lease::LEASE;
+use crate::policy::Policy;
+use crate::store::api::{ReadKind, ReadOutcome, Token};
+use ashlar_types::{BLOCK_BYTES, Duration, Epoch, OsdId, Tick, aligned_payload};
+use ashlar_wire::{IoKind, IoReply, IoStatus, Message};
+use bytes::Bytes;
+
+/// An unanswered request for a lease is repeated after this time.
+const ASK_AGAIN: Duration = Duration::from_millis(50);
+
+impl Pg {
+    pub(super) fn begin_read<P: Policy>(&mut self, queued: Queued, env: &mut Env<P>) {
+        if !self.has_leases::<P>(env.me(), env.now) {
+            let now = env.now;
+            if let Some(primary) = self.primary() {
+                if primary.unleased.is_empty() {
+                    primary.unleased_since = now;
+                }
+                primary.unleased.push_back(queued);
+            }
+            self.ask_leases(env);
+            self.keep_timer(env);
+            return;
+        }
+        self.renew_leases(env);
+        let epoch = self.config.epoch;
+        let kind = if queued.request.kind == IoKind::Read { ReadKind::Data } else { ReadKind::States };
+        let token = env.read(self.id, queued.request.chunk, queued.range, kind, Pending::ClientRead { epoch });
+        if let Some(primary) = self.primary() {
+            primary.reads.insert(token, ReadOp { queued });
+        }
+    }
+
+    /// Members whose leases a read needs: in sync or about to be, other than this OSD.
+    fn lessors(&self, me: OsdId) -> impl Iterator<Item = OsdId> + '_ {
+        self.config.members.iter().copied().filter(move |m| *m != me && self.is_awaited(*m))
+    }
+
+    fn has_leases<P: Policy>(&self, me: OsdId, now: Tick) -> bool {
+        let super::Role::Active(primary) = &self.role else { return false };
+        P::NO_READ_LEASE || self.lessors(me).all(|m| primary.leases.get(&m).is_some_and(|until| now < *until))
+    }
+
+    /// Asks for leases that are missing.
+    pub(super) fn ask_leases<P: Policy>(&mut self, env: &mut Env<P>) {
+        if self.primary().is_none_or(|p| p.unleased.is_empty()) {
+            return;
+        }
+        let lessors: Vec<OsdId> = self.lessors(env.me()).collect();
+        for member in lessors {
+            self.ask_lease(member, env);
+        }
+    }
+
+    /// Asks early for leases that are in use, so that readers don't wait.
+    fn renew_leases<P: Policy>(&mut self, env: &mut Env<P>) {
+        let half = Duration::from_micros(LEASE.as_micros() / 2);
+        let now = env.now;
+        let lessors: Vec<OsdId> = self.lessors(env.me()).collect();
+        for member in lessors {
+            let is_fresh =
+                |p: &mut super::primary::Primary| p.leases.get(&member).is_some_and(|until| now + half < *until);
+            if !self.primary().is_some_and(is_fresh) {
+                self.ask_lease(member, env);
+            }
+        }
+    }
+
+    fn ask_lease<P: Policy>(&mut self, member: OsdId, env: &mut Env<P>) {
+        let (pg, now, epoch) = (self.id, env.now, self.config.epoch);
+        let Some(primary) = self.primary() else { return };
+        if primary.lease_asked.get(&member).is_some_and(|at| now < *at + ASK_AGAIN) {
+            return;
+        }
+        primary.lease_asked.insert(member, now);
+        env.want_link(pg, member);
+        env.ask_lease(member, pg, epoch);
+    }
+
+    pub(super) fn retry_unleased<P: Policy>(&mut self, env: &mut Env<P>) {
+        if !self.has_leases::<P>(env.me(), env.now) {
+            return;
+        }
+        let Some(primary) = self.primary() else { return };
+        for queued in std::mem::take(&mut primary.unleased) {
+            // Back through the queue: a write may have come between (R6).
+            let Some(primary) = self.primary() else { return };
+            let chunk = queued.request.chunk;
+            primary.chunks.entry(chunk).or_default().queue.push_back(queued);
+            self.start_queued(chunk, env);
+        }
+    }
+
+    pub(super) fn on_client_read<P: Policy>(
+        &mut self,
+        token: Token,
+        epoch: Epoch,
+        outcome: ReadOutcome,
+        env: &mut Env<P>,
+    ) {
+        let Some(primary) = self.primary().filter(|p| p.epoch == epoch) else { return };
+        let Some(read) = primary.reads.remove(&token) else { return };
+        if !outcome.bad.is_empty() {
+            self.repair_for(Waiting::Read(read.queued), &outcome, env);
+            return;
+        }
+        if !self.has_leases::<P>(env.me(), env.now) {
+            // R5: the data is in hand, but it may be old by now.
+            self.begin_read(read.queued, env);
+            return;
+        }
+        self.answer_read(&read.queued, outcome, env);
+    }
+
+    fn answer_read<P: Policy>(&mut self, queued: &Queued, outcome: ReadOutcome, env: &mut Env<P>) {
+        let blocks: Vec<_> = outcome.states.iter().map(|s| s.crc).collect();
+        let payload = if queued.request.kind == IoKind::Read { join_pieces(outcome.data) } else { Bytes::new() };
+        let reply = IoReply { op: queued.request.op, status: IoStatus::Ok, epoch: self.config.epoch, blocks, payload };
+        env.reply(queued.conn, Message::IoReply(reply));
+    }
+
+    pub(super) fn fail_read<P: Policy>(&mut self, queued: &Queued, status: IoStatus, env: &mut Env<P>) {
+        env.reply(queued.conn, refusal(queued.request.op, status, self.config.epoch));
+    }
+}
+
+/// The present blocks one behind the other; a single one isn't copied.
+pub(super) fn join_pieces(pieces: Vec<Bytes>) -> Bytes {
+    let mut present: Vec<Bytes> = pieces.into_iter().filter(|p| !p.is_empty()).collect();
+    if present.len() <= 1 {
+        return present.pop().unwrap_or_default();
+    }
+    let mut joined = aligned_payload(present.len() * BLOCK_BYTES as usize);
+    present.iter().for_each(|piece| joined.extend_from_slice(piece));
+    joined.freeze()
+}

@@ -1,0 +1,518 @@
+//! The path of a write through its primary: merge what covers blocks only partly, get credit, number it, prepare it everywhere,
+//! commit it, answer (R1, R9, R12).
+
+use super::join::Join;
+use super::primary::{CreditLine, InFlight, Proposal, Queued, refusal};
+use super::{Pending, Pg};
+use crate::env::Env;
+use crate::policy::Policy;
+use crate::store::api::{ReadKind, ReadOutcome, StoreOp, Token};
+use ashlar_types::control::PgChange;
+use ashlar_types::{
+    BLOCK_BYTES, BlockIndex, BlockRange, ChunkId, Crc, Duration, Epoch, OpId, OsdId, Version, aligned_payload,
+};
+use ashlar_wire::{
+    Change, CreditGrant, CreditRequest, IoKind, IoRequest, IoStatus, Message, Outcome, Prepare, Prepared, WriteMeta,
+};
+use bytes::Bytes;
+use std::collections::BTreeSet;
+
+/// How many blocks of credit are asked for beyond what is needed: a few large writes' worth.
+const CREDIT_AHEAD: u64 = 512;
+/// A PG that has not written for so long gives its credit back.
+const CREDIT_IDLE: Duration = Duration::from_millis(1000);
+
+/// A write that waits for the old contents of its first or last block.
+#[derive(Debug)]
+pub(super) struct Merging {
+    pub queued: Queued,
+    /// Reads of this attempt that have not ended; those of an earlier one are passed over.
+    pub awaited: BTreeSet<Token>,
+    pub old: Vec<(BlockIndex, Bytes)>,
+}
+
+/// The parts of a request's payload that fall into each block, with where they begin in it.
+fn fragments(request: &IoRequest) -> impl Iterator<Item = (u32, &[u8])> {
+    let mut at = request.offset;
+    let end = request.offset + request.len;
+    std::iter::from_fn(move || {
+        if at >= end {
+            return None;
+        }
+        let within = at % BLOCK_BYTES;
+        let len = (BLOCK_BYTES - within).min(end - at);
+        let from = (at - request.offset) as usize;
+        at += len;
+        Some((within, &request.payload[from..from + len as usize]))
+    })
+}
+
+/// Whether every fragment of a write has its CRC. The lengths have been checked.
+pub(super) fn fragments_match(request: &IoRequest) -> bool {
+    let mut crcs = request.crcs.iter();
+    let all = fragments(request).all(|(_, bytes)| crcs.next().is_some_and(|crc| Crc::of(bytes) == *crc));
+    all && crcs.next().is_none()
+}
+
+impl Pg {
+    /// The request's blocks are taken (`ChunkOps::begun`).
+    pub(super) fn begin_write<P: Policy>(&mut self, queued: Queued, env: &mut Env<P>) {
+        if !self.has_min_size::<P>(false) {
+            self.end_begun(queued.request.chunk, queued.request.op, env);
+            self.answer(queued.request.op, IoStatus::Retry, env);
+            return;
+        }
+        let request = &queued.request;
+        let starts_inside = !request.offset.is_multiple_of(BLOCK_BYTES);
+        let ends_inside = !(request.offset + request.len).is_multiple_of(BLOCK_BYTES);
+        if !starts_inside && !ends_inside {
+            let change = match request.kind {
+                IoKind::Zero => Change::Zero { range: queued.range },
+                _ => Change::Write { range: queued.range, crcs: request.crcs.clone() },
+            };
+            let payload = request.payload.clone();
+            self.propose(Proposal { request: queued.request, change, payload }, env);
+            return;
+        }
+        let (first, last) = (queued.range.first(), BlockIndex(queued.range.end() - 1));
+        let mut edges = BTreeSet::new();
+        if starts_inside {
+            edges.insert(first);
+        }
+        if ends_inside {
+            edges.insert(last);
+        }
+        self.read_edges(queued, edges, env);
+    }
+
+    /// R12.
+    pub(super) fn has_min_size<P: Policy>(&self, at_answer: bool) -> bool {
+        self.config.in_sync.len() >= usize::from(self.config.min_size) || (at_answer && P::MIN_SIZE_AT_ADMISSION_ONLY)
+    }
+
+    fn read_edges<P: Policy>(&mut self, queued: Queued, edges: BTreeSet<BlockIndex>, env: &mut Env<P>) {
+        let pg = self.id;
+        let (chunk, op) = (queued.request.chunk, queued.request.op);
+        let Some(primary) = self.primary() else { return };
+        let epoch = primary.epoch;
+        let ops = primary.chunks.entry(chunk).or_default();
+        let mut awaited = BTreeSet::new();
+        for block in edges {
+            let range = BlockRange::new(block, 1).expect("inside the range of the request");
+            awaited.insert(env.read(pg, chunk, range, ReadKind::Data, Pending::Merge { epoch, chunk, op }));
+        }
+        ops.merging.insert(op, Merging { queued, awaited, old: vec![] });
+    }
+
+    pub(super) fn on_merge_read<P: Policy>(
+        &mut self,
+        token: Token,
+        epoch: Epoch,
+        chunk: ChunkId,
+        op: OpId,
+        outcome: ReadOutcome,
+        env: &mut Env<P>,
+    ) {
+        let Some(primary) = self.primary().filter(|p| p.epoch == epoch) else { return };
+        let Some(ops) = primary.chunks.get_mut(&chunk) else { return };
+        if !ops.merging.get(&op).is_some_and(|m| m.awaited.contains(&token)) {
+            return;
+        }
+        if !outcome.bad.is_empty() {
+            // Repaired from another member, then the edges are read again.
+            let Some(merging) = ops.merging.remove(&op) else { return };
+            let queued = merging.queued;
+            self.repair_for(super::repair::Waiting::Merge(queued), &outcome, env);
+            return;
+        }
+        let Some(merging) = ops.merging.get_mut(&op) else { return };
+        let block = outcome.range.first();
+        merging.old.push((block, outcome.data.into_iter().next().unwrap_or_default()));
+        merging.awaited.remove(&token);
+        if !merging.awaited.is_empty() {
+            return;
+        }
+        let Some(merging) = ops.merging.remove(&op) else { return };
+        let proposal = merge(merging);
+        self.propose(proposal, env);
+    }
+
+    /// Old contents could not be had: nothing was done.
+    pub(super) fn fail_write<P: Policy>(&mut self, chunk: ChunkId, op: OpId, status: IoStatus, env: &mut Env<P>) {
+        self.end_begun(chunk, op, env);
+        self.answer(op, status, env);
+    }
+
+    /// Gives a begun request's blocks free for others. Does nothing for one that is in the chain already.
+    fn end_begun<P: Policy>(&mut self, chunk: ChunkId, op: OpId, env: &mut Env<P>) {
+        let Some(primary) = self.primary() else { return };
+        if let Some(ops) = primary.chunks.get_mut(&chunk) {
+            ops.begun.retain(|(o, _)| *o != op);
+        }
+        self.start_queued(chunk, env);
+    }
+
+    pub(super) fn answer<P: Policy>(&mut self, op: OpId, status: IoStatus, env: &mut Env<P>) {
+        let epoch = self.config.epoch;
+        if let Some(conn) = self.primary().and_then(|p| p.ops.remove(&op)) {
+            env.reply(conn, refusal(op, status, epoch));
+        }
+    }
+
+    /// Everybody who must have the write: in sync, about to be, or joining with this chunk already pushed (R1).
+    fn participants(&mut self, chunk: ChunkId, has_honest_joiners: bool) -> (Vec<OsdId>, Vec<OsdId>) {
+        let in_sync = self.config.in_sync.clone();
+        let Some(primary) = self.primary() else { return (vec![], vec![]) };
+        let joiners: Vec<OsdId> = primary
+            .joins
+            .iter()
+            .filter(|(_, join)| join.covers(chunk) || !has_honest_joiners)
+            .map(|(member, _)| *member)
+            .filter(|m| !in_sync.contains(m))
+            .collect();
+        (in_sync, joiners)
+    }
+
+    fn propose<P: Policy>(&mut self, proposal: Proposal, env: &mut Env<P>) {
+        if self.is_fenced_off(&proposal, env) {
+            return;
+        }
+        let blocks = match &proposal.change {
+            Change::Write { range, .. } => u64::from(range.count()),
+            Change::Zero { .. } => 0,
+        };
+        let now = env.now;
+        let is_first = self.primary().is_some_and(|p| p.uncredited.is_empty());
+        if blocks == 0 || (is_first && self.take_credit(proposal.request.chunk, blocks, env)) {
+            self.replicate(proposal, env);
+        } else if let Some(primary) = self.primary() {
+            if primary.uncredited.is_empty() {
+                primary.uncredited_since = now;
+            }
+            primary.uncredited.push_back(proposal);
+            self.keep_timer(env);
+        }
+    }
+
+    /// Takes blocks out of the credit of every participant, or asks those for more whose credit doesn't suffice.
+    fn take_credit<P: Policy>(&mut self, chunk: ChunkId, blocks: u64, env: &mut Env<P>) -> bool {
+        let (pg, me, epoch, now) = (self.id, env.me(), self.config.epoch, env.now);
+        let (in_sync, joiners) = self.participants(chunk, !P::WRITE_ON_MISSING_CHUNK);
+        let everyone: Vec<OsdId> = in_sync.into_iter().chain(joiners).collect();
+        let free = env.store.space().free;
+        let Some(primary) = self.primary() else { return false };
+        let mut suffices = true;
+        let mut short = Vec::new();
+        for member in &everyone {
+            let line = primary.credit.entry(*member).or_default();
+            if line.granted - line.used < blocks && *member == me {
+                line.granted = env.credit.request(pg, epoch, line.used + blocks + CREDIT_AHEAD, free);
+            }
+            if line.granted - line.used >= blocks {
+                continue;
+            }
+            suffices = false;
+            if *member != me {
+                short.push(*member);
+            }
+        }
+        for member in short {
+            self.ask_credit(member, blocks, env);
+        }
+        let Some(primary) = self.primary() else { return false };
+        if suffices {
+            primary.credit_used_at = now;
+            for member in &everyone {
+                primary.credit.entry(*member).or_default().used += blocks;
+            }
+            assert!(env.credit.spend(pg, epoch, blocks), "C1: own credit was just checked");
+        }
+        suffices
+    }
+
+    pub(crate) fn on_credit_grant<P: Policy>(&mut self, from: OsdId, grant: &CreditGrant, env: &mut Env<P>) {
+        let Some(primary) = self.primary().filter(|p| p.epoch == grant.epoch) else { return };
+        if primary.joins.get(&from).is_some_and(Join::is_beginning) {
+            return;
+        }
+        let line = primary.credit.entry(from).or_default();
+        line.granted = line.granted.max(grant.granted_total);
+        line.wanted = 0;
+        // Less than was asked: the member is full, as far as it can know. What is still short is refused.
+        let is_full = grant.granted_total < grant.wanted_total;
+        self.retry_uncredited(is_full.then_some(from), env);
+        self.drive_joins(env);
+    }
+
+    /// Asks a member for credit that some writes lack.
+    pub(super) fn ask_credit<P: Policy>(&mut self, member: OsdId, blocks: u64, env: &mut Env<P>) {
+        let (pg, epoch) = (self.id, self.config.epoch);
+        let Some(primary) = self.primary() else { return };
+        let queued: u64 = primary.uncredited.iter().map(|p| u64::from(p.change.range().count())).sum();
+        let line = primary.credit.entry(member).or_default();
+        let wanted = line.used + blocks + queued.min(CREDIT_AHEAD) + CREDIT_AHEAD;
+        if line.wanted < wanted {
+            line.wanted = wanted;
+            let request = CreditRequest { pg, epoch, wanted_total: wanted, is_return: false };
+            env.send(pg, member, Message::CreditRequest(request));
+        }
+    }
+
+    /// An idle PG keeps no space from others.
+    pub(super) fn return_credit<P: Policy>(&mut self, env: &mut Env<P>) {
+        let (pg, me, now) = (self.id, env.me(), env.now);
+        let Some(primary) = self.primary() else { return };
+        if !primary.chunks.is_empty() || !primary.uncredited.is_empty() || now < primary.credit_used_at + CREDIT_IDLE {
+            return;
+        }
+        let epoch = primary.epoch;
+        let idle: Vec<(OsdId, u64)> = primary
+            .credit
+            .iter_mut()
+            .filter(|(_, line)| line.wanted == 0 && line.granted > line.used)
+            .map(|(member, line)| {
+                line.granted = line.used;
+                (*member, line.used)
+            })
+            .collect();
+        for (member, wanted_total) in idle {
+            if member == me {
+                env.credit.give_back(pg, epoch, wanted_total);
+            } else {
+                let request = CreditRequest { pg, epoch, wanted_total, is_return: true };
+                env.net.send(member, Message::CreditRequest(request), env.now, &mut env.actions);
+            }
+        }
+    }
+
+    /// Answers may have been lost, or not given because a member had not heard of the epoch.
+    pub(super) fn repeat_credit<P: Policy>(&mut self, env: &mut Env<P>) {
+        let Some(primary) = self.primary().filter(|p| !p.uncredited.is_empty()) else { return };
+        primary.credit.values_mut().for_each(|line| line.wanted = 0);
+        self.retry_uncredited(None, env);
+    }
+
+    pub(super) fn resend_credit<P: Policy>(&mut self, member: OsdId, env: &mut Env<P>) {
+        let (pg, epoch) = (self.id, self.config.epoch);
+        if let Some(line) = self.primary().and_then(|p| p.credit.get_mut(&member)) {
+            line.wanted = 0;
+            // What it granted in an answer that was lost nobody would use or give back.
+            let request = CreditRequest { pg, epoch, wanted_total: line.granted, is_return: true };
+            env.net.send(member, Message::CreditRequest(request), env.now, &mut env.actions);
+        }
+        self.retry_uncredited(None, env);
+    }
+
+    /// Goes on with writes that wait for credit. `refused_by` has just said what it gives: a write that finds it short is refused for
+    /// space before any of it is applied (design.md §4).
+    fn retry_uncredited<P: Policy>(&mut self, refused_by: Option<OsdId>, env: &mut Env<P>) {
+        while let Some(proposal) = self.primary().and_then(|p| p.uncredited.pop_front()) {
+            let Change::Write { range, .. } = &proposal.change else { unreachable!("a zero needs no credit") };
+            let (chunk, op, blocks) = (proposal.request.chunk, proposal.request.op, u64::from(range.count()));
+            let is_short = |line: Option<&CreditLine>| line.is_none_or(|l| l.granted - l.used < blocks);
+            let (in_sync, joiners) = self.participants(chunk, !P::WRITE_ON_MISSING_CHUNK);
+            let takes_part = |m: &OsdId| in_sync.contains(m) || joiners.contains(m);
+            if self.is_fenced_off(&proposal, env) {
+                continue;
+            }
+            let was_refused = refused_by
+                .filter(takes_part)
+                .is_some_and(|m| self.primary().is_some_and(|p| is_short(p.credit.get(&m))));
+            if was_refused {
+                self.fail_write(chunk, op, IoStatus::NoSpace, env);
+            } else if self.take_credit(chunk, blocks, env) {
+                self.replicate(proposal, env);
+                let now = env.now;
+                if let Some(primary) = self.primary() {
+                    primary.uncredited_since = now;
+                }
+            } else {
+                let me = env.me();
+                let own_is_short = self.primary().is_some_and(|p| is_short(p.credit.get(&me)));
+                if own_is_short {
+                    self.fail_write(chunk, op, IoStatus::NoSpace, env);
+                    continue;
+                }
+                if let Some(primary) = self.primary() {
+                    primary.uncredited.push_front(proposal);
+                }
+                return;
+            }
+        }
+    }
+
+    /// A floor may have been raised while this write merged or waited for credit. Looked at before it takes credit, which only
+    /// what is prepared uses up.
+    fn is_fenced_off<P: Policy>(&mut self, proposal: &Proposal, env: &mut Env<P>) -> bool {
+        let Err(status) = self.judge_floors(&proposal.request, env) else { return false };
+        self.fail_write(proposal.request.chunk, proposal.request.op, status, env);
+        true
+    }
+
+    /// Numbers the write and has it prepared, here and at everybody else at once.
+    fn replicate<P: Policy>(&mut self, proposal: Proposal, env: &mut Env<P>) {
+        let (pg, me, now) = (self.id, env.me(), env.now);
+        let Proposal { request, change, payload } = proposal;
+        let (chunk, op) = (request.chunk, request.op);
+        let prev = env.store.versions(pg, chunk).newest;
+        let epoch = self.config.epoch;
+        let Some(version) = prev.successor(epoch) else {
+            env.ask(pg, epoch, PgChange::NextEpoch);
+            self.fail_write(chunk, op, IoStatus::Retry, env);
+            return;
+        };
+        let write = WriteMeta {
+            chunk,
+            version,
+            prev,
+            op,
+            lowest_unanswered: request.lowest_unanswered,
+            volume: request.volume,
+            attachment: request.attachment,
+            generation: request.generation,
+            change,
+        };
+        let (in_sync, joiners) = self.participants(chunk, !P::WRITE_ON_MISSING_CHUNK);
+        let mut waiting: BTreeSet<OsdId> = in_sync.iter().copied().collect();
+        if !P::JOINER_NOT_AWAITED {
+            waiting.extend(&joiners);
+        }
+        for member in in_sync.into_iter().chain(joiners).filter(|m| *m != me) {
+            let prepare = Prepare { pg, epoch, write: write.clone(), payload: payload.clone() };
+            env.send(pg, member, Message::Prepare(prepare));
+        }
+        let op = StoreOp::Prepare { pg, write: write.clone(), payload: payload.clone() };
+        env.store(pg, op, Pending::OwnPrepare { epoch, chunk, version });
+        let Some(primary) = self.primary() else { return };
+        let ops = primary.chunks.entry(chunk).or_default();
+        ops.begun.retain(|(o, _)| *o != write.op);
+        ops.chain.push_back(InFlight { write, payload, is_loaded: true, waiting, since: now });
+        self.keep_timer(env);
+    }
+
+    pub(crate) fn on_prepared<P: Policy>(&mut self, from: OsdId, answer: &Prepared, env: &mut Env<P>) {
+        self.on_prepared_by(from, answer.epoch, answer.chunk, answer.version, answer.outcome, env);
+    }
+
+    pub(super) fn on_prepared_by<P: Policy>(
+        &mut self,
+        from: OsdId,
+        epoch: Epoch,
+        chunk: ChunkId,
+        version: Version,
+        outcome: Outcome,
+        env: &mut Env<P>,
+    ) {
+        let Some(primary) = self.primary().filter(|p| p.epoch == epoch) else { return };
+        if outcome != Outcome::Ok {
+            self.on_prepare_refused(from, outcome, env);
+            return;
+        }
+        let Some(ops) = primary.chunks.get_mut(&chunk) else { return };
+        let Some(in_flight) = ops.chain.iter_mut().find(|w| w.write.version == version) else { return };
+        in_flight.waiting.remove(&from);
+        self.try_commit(chunk, env);
+    }
+
+    /// R9: a member that cannot take the next write of a chunk has lost its place; it is brought back by a join.
+    fn on_prepare_refused<P: Policy>(&mut self, from: OsdId, outcome: Outcome, env: &mut Env<P>) {
+        let (pg, epoch) = (self.id, self.config.epoch);
+        match outcome {
+            // Another primary has taken over, or the member has not heard of this epoch: the view will tell.
+            Outcome::Ok | Outcome::WrongEpoch { .. } | Outcome::NotYet | Outcome::Missing => {}
+            Outcome::BadChecksum => {
+                env.warn(format!("{pg}: what {from} received was damaged on the way; opening a new connection"));
+                env.net.reset(from, env.now);
+                env.want_link(pg, from);
+            }
+            Outcome::Mismatch { .. } | Outcome::NoSpace if self.config.is_in_sync(from) => {
+                env.warn(format!("{pg}: {from} refused a write ({outcome:?}); taking it out of in_sync"));
+                env.ask(pg, epoch, PgChange::Remove(from));
+            }
+            Outcome::Mismatch { .. } | Outcome::NoSpace => {
+                if self.primary().is_some_and(|p| p.pending_add.contains(&from)) {
+                    env.ask(pg, epoch, PgChange::NextEpoch);
+                } else {
+                    self.lose_joiner(from, env);
+                }
+            }
+        }
+    }
+
+    /// W1, R1, R12: commits the front of the chain as far as everybody has it, and answers.
+    pub(super) fn try_commit<P: Policy>(&mut self, chunk: ChunkId, env: &mut Env<P>) {
+        if !self.has_min_size::<P>(true) {
+            return;
+        }
+        let (pg, me) = (self.id, env.me());
+        let others: Vec<OsdId> = self.config.in_sync.iter().copied().filter(|m| *m != me).collect();
+        let mut answered = Vec::new();
+        let Some(primary) = self.primary() else { return };
+        let joining: Vec<OsdId> = primary.joins.keys().copied().collect();
+        let Some(ops) = primary.chunks.get_mut(&chunk) else { return };
+        if ops.pinned > 0 {
+            return;
+        }
+        let mut newest = None;
+        while ops.chain.front().is_some_and(|w| w.waiting.is_empty()) {
+            let Some(done) = ops.chain.pop_front() else { break };
+            newest = Some(done.write.version);
+            answered.push(done.write.op);
+        }
+        let Some(newest) = newest else { return };
+        for member in others.into_iter().chain(joining) {
+            primary.untold.entry(member).or_default().insert(chunk, newest);
+        }
+        primary.untold_since.get_or_insert(env.now);
+        env.dirty.insert(pg);
+        env.store.commit(pg, &[(chunk, newest)]);
+        for op in answered {
+            self.answer(op, IoStatus::Ok, env);
+        }
+        self.start_queued(chunk, env);
+        self.drive_floors(env);
+    }
+
+    pub(super) fn on_adopted_data<P: Policy>(
+        &mut self,
+        epoch: Epoch,
+        chunk: ChunkId,
+        version: Version,
+        outcome: ReadOutcome,
+        env: &mut Env<P>,
+    ) {
+        let Some(primary) = self.primary().filter(|p| p.epoch == epoch) else { return };
+        let Some(ops) = primary.chunks.get_mut(&chunk) else { return };
+        let Some(write) = ops.chain.iter_mut().find(|w| w.write.version == version) else { return };
+        if !outcome.bad.is_empty() {
+            env.warn(format!("{}: the data of undecided write {version} of {chunk} is damaged", self.id));
+            return;
+        }
+        let mut payload = aligned_payload(outcome.range.bytes() as usize);
+        outcome.data.iter().for_each(|block| payload.extend_from_slice(block));
+        write.payload = payload.freeze();
+        write.is_loaded = true;
+        self.drive_joins(env);
+    }
+}
+
+/// Lays a request's fragments over the old contents of the blocks that it covers only partly.
+fn merge(merging: Merging) -> Proposal {
+    let request = merging.queued.request;
+    let range = merging.queued.range;
+    let block = BLOCK_BYTES as usize;
+    let mut payload = aligned_payload(range.bytes() as usize);
+    payload.resize(range.bytes() as usize, 0);
+    for (index, old) in &merging.old {
+        let at = usize::from(index.0 - range.first().0) * block;
+        payload[at..at + old.len()].copy_from_slice(old);
+    }
+    let from = (request.offset - range.byte_offset()) as usize;
+    let to = from + request.len as usize;
+    match request.kind {
+        IoKind::Write => payload[from..to].copy_from_slice(&request.payload),
+        _ => payload[from..to].fill(0),
+    }
+    let crcs = payload.chunks_exact(block).map(Crc::of).collect();
+    Proposal { change: Change::Write { range, crcs }, payload: payload.freeze(), request }
+}

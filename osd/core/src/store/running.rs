@@ -1,0 +1,224 @@
+//! A mounted store at work: when batches, flushes and checkpoints start, and what follows when they end.
+
+use super::api::{StoreEvent, Token};
+use super::cache::PageCache;
+use super::checkpoint::{Checkpoint, CheckpointContext, Root};
+use super::device::{Device, Purpose};
+use super::log::{FlushUnderWay, Log, Sending, data_writes};
+use super::mount::{Mounted, Pending};
+use super::read::Reads;
+use super::space::SpaceKeeper;
+use super::state::State;
+use super::submit::WaitingRepair;
+use crate::DiskOp;
+use crate::format::superblock::Superblock;
+use crate::format::{BlockAddr, Identity, Run};
+use std::collections::VecDeque;
+
+/// This many zeroed blocks are worth a checkpoint of their own when nothing else is going on.
+const ZEROED_WORTH: u64 = 1024;
+/// Blocks that a dropped index page may bring back: its own and 256.
+const PAGE_WORTH: u64 = 257;
+
+/// What a mounted store has.
+#[derive(Debug)]
+pub(super) struct Running {
+    pub superblock: Superblock,
+    root: Root,
+    pub log: Log,
+    pub space: SpaceKeeper,
+    pub reads: Reads,
+    pub checkpoint: Option<Checkpoint>,
+    /// Records that had no place in the ring when the running checkpoint began: it contains them, and answers them. Until then no
+    /// batch is sent, since a replay from the old superblock would miss them.
+    subsumed: Option<Subsumed>,
+    flush: Option<FlushUnderWay>,
+    /// Waits for what mount left to be made durable before anybody hears of it.
+    pub report: Option<Box<Pending>>,
+    pub repairs: Vec<WaitingRepair>,
+}
+
+#[derive(Debug, Default)]
+struct Subsumed {
+    /// Where the runs of their data begin.
+    data: Vec<BlockAddr>,
+    tokens: Vec<Token>,
+    released: Vec<Run>,
+}
+
+impl Running {
+    pub(super) fn new(mounted: Mounted) -> Running {
+        let Mounted { superblock, root, log, allocator, pending } = mounted;
+        Running {
+            superblock,
+            root,
+            log,
+            space: SpaceKeeper::new(allocator),
+            reads: Reads::default(),
+            checkpoint: None,
+            subsumed: None,
+            flush: None,
+            report: Some(Box::new(pending)),
+            repairs: Vec::new(),
+        }
+    }
+
+    pub(super) fn checkpoint_mut(&mut self) -> &mut Checkpoint {
+        self.checkpoint.as_mut().expect("its operation was under way")
+    }
+
+    pub(super) fn settle_log(&mut self, upto: u64, events: &mut VecDeque<StoreEvent>) {
+        let settled = self.log.on_durable(upto);
+        events.extend(settled.tokens.into_iter().map(StoreEvent::Stored));
+        self.space.free_after_reads(self.reads.next(), settled.released);
+    }
+
+    pub(super) fn on_flushed(&mut self, events: &mut VecDeque<StoreEvent>) {
+        let flush = self.flush.take().expect("one flush is under way");
+        self.settle_log(flush.upto, events);
+        if flush.for_checkpoint {
+            self.checkpoint_mut().on_flushed();
+        }
+        if let Some(pending) = &mut self.report {
+            pending.is_flushed = true;
+        }
+    }
+
+    pub(super) fn send_batches(&mut self, state: &State, device: &mut Device, through: bool) {
+        // On a disk that is nearly full nobody is refused for blocks that a record in memory would free.
+        if self.space.space(state.active_pages as u64).free < self.space.reserve() {
+            self.log.settle();
+        }
+        // While a checkpoint runs, the pages that the next one must write stay within the reserve.
+        let is_held = self.checkpoint.is_some() && state.active_pages as u64 > self.space.reserve() / 4;
+        if !is_held {
+            self.send(device, Sending::Ready { through });
+        }
+    }
+
+    fn send(&mut self, device: &mut Device, how: Sending) {
+        if self.subsumed.is_some() {
+            return;
+        }
+        let mut ops = Vec::new();
+        while self.log.send(self.superblock.seq, how, |seq, op| ops.push((seq, op))) {
+            device.stats.batches += 1;
+        }
+        for (seq, op) in ops {
+            device.start(Purpose::Batch(seq), op);
+        }
+    }
+
+    /// The log is half full, or much space may come back, or little is going on and some may.
+    fn checkpoint_is_due(&self, state: &State) -> bool {
+        if let Some(pending) = &self.report {
+            return pending.wants_checkpoint;
+        }
+        let purgeable = PAGE_WORTH * state.purge.len() as u64;
+        let free = self.space.space(state.active_pages as u64).free;
+        self.log.used_bytes() > self.log.ring_bytes() / 2
+            || self.log.is_blocked()
+            || state.active_pages as u64 > self.space.reserve() / 8
+            || state.reclaimable + purgeable > free
+            || (self.log.is_idle() && (purgeable > 0 || state.zeroed >= ZEROED_WORTH))
+    }
+
+    pub(super) fn maybe_begin_checkpoint(&mut self, state: &mut State, device: &mut Device) {
+        if self.checkpoint.is_some() || !self.checkpoint_is_due(state) {
+            return;
+        }
+        // Its moment is the end of a batch, since an open one has applied its records already.
+        self.send(device, Sending::All);
+        let mut checkpoint = Checkpoint::begin(state, self.superblock.seq + 1, self.log.head());
+        if self.log.has_open() {
+            let mut subsumed = Subsumed::default();
+            for batch in self.log.take_open() {
+                subsumed.data.extend(batch.data.iter().map(|(run, _)| run.first));
+                subsumed.tokens.extend(batch.tokens);
+                subsumed.released.extend(batch.released);
+                for op in data_writes(batch.data) {
+                    checkpoint.adopt_write();
+                    device.start(Purpose::CheckpointWrite, op);
+                }
+            }
+            self.subsumed = Some(subsumed);
+        }
+        self.checkpoint = Some(checkpoint);
+    }
+
+    pub(super) fn advance_checkpoint(
+        &mut self,
+        identity: Identity,
+        state: &mut State,
+        cache: &mut PageCache,
+        device: &mut Device,
+        events: &mut VecDeque<StoreEvent>,
+        uses_flush: bool,
+    ) {
+        let Some(checkpoint) = &mut self.checkpoint else { return };
+        let mut cx = CheckpointContext {
+            identity,
+            state,
+            cache,
+            device,
+            space: &mut self.space,
+            superblock: &self.superblock,
+            written: self.log.written(),
+        };
+        checkpoint.advance(&mut cx);
+        while checkpoint.wants_flush() && !uses_flush {
+            checkpoint.on_flushed();
+            checkpoint.advance(&mut cx);
+        }
+        if checkpoint.is_done() {
+            self.finish_checkpoint(state, cache, device, events);
+        }
+    }
+
+    fn finish_checkpoint(
+        &mut self,
+        state: &mut State,
+        cache: &mut PageCache,
+        device: &mut Device,
+        events: &mut VecDeque<StoreEvent>,
+    ) {
+        let checkpoint = self.checkpoint.take().expect("it is done");
+        self.superblock = checkpoint.superblock(&self.superblock);
+        self.log.trim(self.superblock.log_position);
+        let (root, freed) = checkpoint.finish(state, cache, &self.root);
+        self.root = root;
+        self.space.free_after_reads(self.reads.next(), freed);
+        if let Some(subsumed) = self.subsumed.take() {
+            self.log.under_way.arrived(&subsumed.data);
+            events.extend(subsumed.tokens.into_iter().map(StoreEvent::Stored));
+            self.space.free_after_reads(self.reads.next(), subsumed.released);
+        }
+        if let Some(pending) = &mut self.report {
+            pending.wants_checkpoint = false;
+            pending.is_flushed = true;
+        }
+        device.stats.checkpoints += 1;
+    }
+
+    /// One flush at a time; everything written when it starts rides on it.
+    pub(super) fn maybe_flush(&mut self, device: &mut Device, uses_flush: bool) {
+        let for_checkpoint = self.checkpoint.as_ref().is_some_and(Checkpoint::wants_flush);
+        let for_mount = self.report.as_ref().is_some_and(|p| !p.is_flushed && !p.wants_checkpoint);
+        let upto = self.log.written();
+        if uses_flush && self.flush.is_none() && (upto > self.log.durable() || for_checkpoint || for_mount) {
+            device.start(Purpose::Flush, DiskOp::Flush);
+            self.flush = Some(FlushUnderWay { upto, for_checkpoint });
+        }
+    }
+
+    /// Tells of the mount when what it read is on stable storage: a record that it found may have been in the disk's volatile cache only.
+    pub(super) fn finish_mount(&mut self, events: &mut VecDeque<StoreEvent>, uses_flush: bool, hides_damage: bool) {
+        let Some(pending) = &mut self.report else { return };
+        if pending.wants_checkpoint || (uses_flush && !pending.is_flushed) {
+            return;
+        }
+        let mut report = self.report.take().expect("it was just looked at").report;
+        report.damaged &= !hides_damage;
+        events.push_back(StoreEvent::Mounted(report));
+    }
+}

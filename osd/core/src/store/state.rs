@@ -1,0 +1,472 @@
+//! State: what the records say, applied in order. The running store and replay after a crash use the same functions, so they agree.
+//! S1: a block of data is in exactly one place: a prepared write, an active delta, a frozen delta, or an index page (where a newer delta
+//! may lie over it). S2: a chunk with deltas or prepared writes has a directory entry. S3: prepared writes of a chunk form a chain (R9).
+//! Blocks whose last mention went away are put into `released`; who freed them decides when they may be used again.
+
+use super::api::{ChunkVersions, PgState, PreparedWrite, SessionState};
+use super::delta::{Delta, Deltas, release};
+use super::directory::{Directory, Entry};
+use crate::format::directory_page::PageRef;
+use crate::format::index_page::{QUARTERS, SLOTS, Slot};
+use crate::format::log_record::Record;
+use crate::format::{BlockAddr, FormatError, Run};
+use ashlar_types::view::Fences;
+use ashlar_types::{BlockIndex, BlockRange, ChunkId, Crc, LayerId, OpNumber, PgId, SessionId, Version};
+use ashlar_wire::{Change, JoinMeta, PushedBlock, RetryId, WriteMeta};
+use std::collections::BTreeMap;
+
+/// An index page whose chunk is gone: the next checkpoint reads it to learn which blocks it frees.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Purge {
+    pub chunk: ChunkId,
+    pub quarter: u8,
+    pub page: PageRef,
+}
+
+#[derive(Debug)]
+pub(super) struct PreparedEntry {
+    pub public: PreparedWrite,
+    pub runs: Vec<Run>,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct PgMem {
+    pub state: PgState,
+    pub directory: Directory,
+    pub prepared: BTreeMap<(ChunkId, Version), PreparedEntry>,
+    /// Changes since the beginning of the last checkpoint.
+    pub active: Deltas,
+    /// Changes that the running checkpoint is merging into pages.
+    pub frozen: Deltas,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct State {
+    pub pgs: BTreeMap<PgId, PgMem>,
+    /// Something durable was lost (see `MountReport::damaged`).
+    pub damaged: bool,
+    pub released: Vec<Run>,
+    pub purge: Vec<Purge>,
+    /// Rises with each checkpoint begun in this process.
+    pub generation: u32,
+    /// Whether a checkpoint is running, so that frozen deltas count.
+    pub is_merging: bool,
+    /// Blocks that the next checkpoint may free, at most.
+    pub reclaimable: u64,
+    /// Blocks that were zeroed since the last checkpoint began.
+    pub zeroed: u64,
+    pub active_pages: usize,
+    /// Plant `FORGOTTEN_RETRY_ID`.
+    pub retry_ids_max: Option<usize>,
+}
+
+/// Where to look for the state of a quarter of a chunk, newest first.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct QuarterView<'a> {
+    pub active: Option<&'a Delta>,
+    pub frozen: Option<&'a Delta>,
+    pub page: PageRef,
+}
+
+impl QuarterView<'_> {
+    /// `None`: ask the page.
+    pub(super) fn get(&self, block: u8) -> Option<Slot> {
+        self.active.and_then(|d| d.get(block)).or_else(|| self.frozen.and_then(|d| d.get(block)))
+    }
+}
+
+/// The blocks of a range by quarter: quarter, first slot in it, count.
+pub(super) fn quarters(range: BlockRange) -> impl Iterator<Item = (u8, u8, u16)> {
+    let mut at = range.first().0;
+    std::iter::from_fn(move || {
+        if at >= range.end() {
+            return None;
+        }
+        let (quarter, slot) = (at / SLOTS as u16, at % SLOTS as u16);
+        let count = (SLOTS as u16 - slot).min(range.end() - at);
+        at += count;
+        Some((quarter as u8, slot as u8, count))
+    })
+}
+
+impl PgMem {
+    pub(super) fn versions(&self, chunk: ChunkId) -> ChunkVersions {
+        let committed = self.directory.get(chunk).map(|e| e.committed).unwrap_or_default();
+        let last = self.prepared.range((chunk, Version::NONE)..=(chunk, Version::from_bits(u64::MAX))).next_back();
+        ChunkVersions { committed, newest: last.map_or(committed, |((_, version), _)| *version) }
+    }
+
+    pub(super) fn prepared_of(&self, chunk: ChunkId) -> impl Iterator<Item = &PreparedWrite> {
+        let range = (chunk, Version::NONE)..=(chunk, Version::from_bits(u64::MAX));
+        self.prepared.range(range).map(|(_, p)| &p.public)
+    }
+
+    fn drop_ids_of(&mut self, chunk: ChunkId) {
+        for session in self.state.sessions.values_mut() {
+            session.writes.retain(|_, (of, _)| *of != chunk);
+        }
+    }
+
+    fn forget_id(&mut self, write: &WriteMeta) {
+        let Some(session) = self.state.sessions.get_mut(&write.op.session) else { return };
+        if session.writes.get(&write.op.number) == Some(&(write.chunk, write.version)) {
+            session.writes.remove(&write.op.number);
+        }
+    }
+
+    fn remember_id(&mut self, id: &RetryId, ids_max: Option<usize>) {
+        let session = self.state.sessions.entry(id.op.session).or_insert_with(|| SessionState {
+            volume: id.volume,
+            attachment: id.attachment,
+            generation: id.generation,
+            lowest_unanswered: OpNumber(0),
+            writes: BTreeMap::new(),
+        });
+        if id.lowest_unanswered > session.lowest_unanswered {
+            session.lowest_unanswered = id.lowest_unanswered;
+            session.writes = session.writes.split_off(&id.lowest_unanswered);
+        }
+        if id.op.number >= session.lowest_unanswered {
+            session.writes.insert(id.op.number, (id.chunk, id.version));
+        }
+        while ids_max.is_some_and(|max| session.writes.len() > max) {
+            session.writes.pop_first();
+        }
+    }
+
+    pub(super) fn retry_id(
+        session: SessionId,
+        state: &SessionState,
+        number: OpNumber,
+        at: (ChunkId, Version),
+    ) -> RetryId {
+        RetryId {
+            op: ashlar_types::OpId { session, number },
+            lowest_unanswered: state.lowest_unanswered,
+            chunk: at.0,
+            version: at.1,
+            volume: state.volume,
+            attachment: state.attachment,
+            generation: state.generation,
+        }
+    }
+}
+
+impl State {
+    pub(super) fn pg_mut(&mut self, pg: PgId) -> &mut PgMem {
+        self.pgs.entry(pg).or_default()
+    }
+
+    pub(super) fn versions(&self, pg: PgId, chunk: ChunkId) -> ChunkVersions {
+        self.pgs.get(&pg).map(|m| m.versions(chunk)).unwrap_or_default()
+    }
+
+    pub(super) fn view(&self, pg: PgId, chunk: ChunkId, quarter: u8) -> Option<QuarterView<'_>> {
+        let mem = self.pgs.get(&pg)?;
+        let entry = mem.directory.get(chunk)?;
+        let is_frozen = self.is_merging && !entry.is_born_in(self.generation);
+        Some(QuarterView {
+            active: mem.active.get(&(chunk, quarter)),
+            frozen: if is_frozen { mem.frozen.get(&(chunk, quarter)) } else { None },
+            page: entry.pages[usize::from(quarter)],
+        })
+    }
+
+    pub(super) fn prepare(&mut self, pg: PgId, write: WriteMeta, runs: Vec<Run>, data_good: bool) {
+        let (generation, ids_max) = (self.generation, self.retry_ids_max);
+        let mem = self.pg_mut(pg);
+        assert_eq!(mem.versions(write.chunk).newest, write.prev, "R9: {} of {}", write.version, write.chunk);
+        assert!(write.version > write.prev, "R9: versions rise");
+        mem.directory.entry(write.chunk, generation);
+        let id = RetryId {
+            op: write.op,
+            lowest_unanswered: write.lowest_unanswered,
+            chunk: write.chunk,
+            version: write.version,
+            volume: write.volume,
+            attachment: write.attachment,
+            generation: write.generation,
+        };
+        mem.remember_id(&id, ids_max);
+        let key = (write.chunk, write.version);
+        mem.prepared.insert(key, PreparedEntry { public: PreparedWrite { write, data_good }, runs });
+    }
+
+    pub(super) fn resolve(
+        &mut self,
+        pg: PgId,
+        commit: &[(ChunkId, Version)],
+        rollback: &[(ChunkId, Version)],
+        rolled_back: &[(ChunkId, Version)],
+    ) {
+        for (chunk, upto) in commit {
+            self.commit(pg, *chunk, *upto);
+        }
+        for (chunk, beyond) in rollback {
+            self.roll_back(pg, *chunk, *beyond, true);
+        }
+        self.pg_mut(pg).state.rolled_back.extend(rolled_back.iter().copied());
+    }
+
+    fn commit(&mut self, pg: PgId, chunk: ChunkId, upto: Version) {
+        let mem = self.pgs.entry(pg).or_default();
+        let mut committed = None;
+        loop {
+            let range = (chunk, Version::NONE)..=(chunk, upto);
+            let Some((&key, _)) = mem.prepared.range(range).next() else { break };
+            let entry = mem.prepared.remove(&key).expect("it was just found");
+            committed = Some(key.1);
+            let slots = slots_of_write(&entry.public.write, &entry.runs);
+            let range = entry.public.write.change.range();
+            Self::set_slots(
+                mem,
+                chunk,
+                range,
+                slots,
+                &mut self.released,
+                &mut self.reclaimable,
+                &mut self.active_pages,
+            );
+            if let Change::Zero { range } = &entry.public.write.change {
+                self.zeroed += u64::from(range.count());
+            }
+        }
+        if let Some(version) = committed {
+            mem.directory.get_mut(chunk).expect("S2").committed = version;
+        }
+    }
+
+    /// Puts new states over the blocks of a range.
+    fn set_slots(
+        mem: &mut PgMem,
+        chunk: ChunkId,
+        range: BlockRange,
+        mut slots: impl Iterator<Item = Slot>,
+        released: &mut Vec<Run>,
+        reclaimable: &mut u64,
+        active_pages: &mut usize,
+    ) {
+        for (quarter, first, count) in quarters(range) {
+            let delta = mem.active.entry((chunk, quarter)).or_insert_with(|| {
+                *active_pages += 1;
+                Delta::default()
+            });
+            *reclaimable += u64::from(count);
+            let new: Vec<Slot> = slots.by_ref().take(count.into()).collect();
+            assert_eq!(new.len(), usize::from(count), "a state for each block");
+            delta.set(first, new.into_iter(), released);
+        }
+    }
+
+    fn roll_back(&mut self, pg: PgId, chunk: ChunkId, beyond: Version, record: bool) {
+        let mem = self.pgs.entry(pg).or_default();
+        loop {
+            let range = (chunk, Version::NONE)..=(chunk, Version::from_bits(u64::MAX));
+            let Some((&key, _)) = mem.prepared.range(range).next_back() else { break };
+            if key.1 <= beyond {
+                break;
+            }
+            let entry = mem.prepared.remove(&key).expect("it was just found");
+            mem.forget_id(&entry.public.write);
+            self.released.extend(entry.runs);
+            if record {
+                mem.state.rolled_back.insert(key);
+            }
+        }
+        if mem.versions(chunk) == ChunkVersions::default() && mem.directory.get(chunk).is_some() {
+            mem.directory.remove(chunk);
+        }
+    }
+
+    pub(super) fn raise_floor(&mut self, pg: PgId, raised: &Fences) {
+        let state = &mut self.pg_mut(pg).state;
+        let retired = raised.retired.beyond(&state.fences.retired);
+        state.fences.raise(raised);
+        let fences = &state.fences;
+        state.sessions.retain(|_, s| !fences.fences(s.volume, s.attachment, s.generation));
+        for (first, last) in retired.ranges() {
+            let before = first
+                .0
+                .checked_sub(1)
+                .map(|l| ChunkId { layer: LayerId(l), index: ashlar_types::ChunkIndex(u32::MAX) });
+            let listed = self.pg_mut(pg).directory.iter_after(before).map(Entry::chunk);
+            let chunks: Vec<ChunkId> = listed.take_while(|c| c.layer <= last).collect();
+            for chunk in chunks {
+                self.drop_chunk(pg, chunk);
+            }
+        }
+    }
+
+    /// Does not look at `Entry::is_lost`: that is found out at run time, so replay could not do the same (`Store::submit` drops those).
+    pub(super) fn join(&mut self, pg: PgId, meta: &JoinMeta) {
+        self.raise_floor(pg, &meta.fences);
+        let mem = self.pg_mut(pg);
+        mem.state.rolled_back.extend(meta.rolled_back.iter().copied());
+        let mut undecided: Vec<ChunkId> = mem.prepared.keys().map(|(chunk, _)| *chunk).collect();
+        undecided.dedup();
+        for chunk in undecided {
+            self.roll_back(pg, chunk, Version::NONE, false);
+        }
+        for (chunk, version) in &meta.rolled_back {
+            let mem = self.pg_mut(pg);
+            if *version != Version::NONE && mem.directory.get(*chunk).is_some_and(|e| e.committed == *version) {
+                self.drop_chunk(pg, *chunk);
+            }
+        }
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the fields of one record")]
+    pub(super) fn push(
+        &mut self,
+        pg: PgId,
+        chunk: ChunkId,
+        from: Version,
+        to: Version,
+        blocks: &[PushedBlock],
+        ids: &[RetryId],
+        runs: &[Run],
+    ) {
+        let (generation, ids_max) = (self.generation, self.retry_ids_max);
+        let mem = self.pgs.entry(pg).or_default();
+        let expected = ChunkVersions { committed: from, newest: from };
+        assert_eq!(mem.versions(chunk), expected, "R8: a push to {chunk}");
+        assert!(to >= from && to > Version::NONE, "R8: only upward");
+        mem.directory.entry(chunk, generation).committed = to;
+        let mut addrs = runs.iter().flat_map(|run| run.blocks());
+        for pushed in blocks {
+            let slot = match pushed.state {
+                ashlar_wire::BlockState { stamp, crc: Some(crc) } => {
+                    Slot::Present { addr: addrs.next().expect("a block for each pushed one"), crc, stamp }
+                }
+                ashlar_wire::BlockState { stamp: Version::NONE, crc: None } => Slot::Never,
+                ashlar_wire::BlockState { stamp, crc: None } => Slot::Absent { stamp },
+            };
+            let range = BlockRange::new(pushed.block, 1).expect("checked when it was decoded");
+            let slots = std::iter::once(slot);
+            Self::set_slots(
+                mem,
+                chunk,
+                range,
+                slots,
+                &mut self.released,
+                &mut self.reclaimable,
+                &mut self.active_pages,
+            );
+        }
+        for id in ids {
+            mem.remember_id(id, ids_max);
+        }
+    }
+
+    pub(super) fn drop_chunk(&mut self, pg: PgId, chunk: ChunkId) {
+        self.roll_back(pg, chunk, Version::NONE, false);
+        let (is_merging, generation) = (self.is_merging, self.generation);
+        let mem = self.pgs.entry(pg).or_default();
+        mem.drop_ids_of(chunk);
+        let Some(entry) = mem.directory.remove(chunk) else { return };
+        let has_frozen = is_merging && !entry.is_born_in(generation);
+        for quarter in 0..QUARTERS as u8 {
+            let page = entry.pages[usize::from(quarter)];
+            // What is being merged now gets a new page; the end of the checkpoint finds its chunk gone and purges that.
+            let is_merged_now = has_frozen && mem.frozen.contains_key(&(chunk, quarter));
+            if !page.is_none() && !is_merged_now {
+                self.purge.push(Purge { chunk, quarter, page });
+            }
+            if let Some(delta) = mem.active.remove(&(chunk, quarter)) {
+                self.active_pages -= 1;
+                delta.iter().filter_map(|(_, s)| s.addr()).for_each(|a| release(&mut self.released, a));
+            }
+        }
+    }
+
+    pub(super) fn repair(
+        &mut self,
+        pg: PgId,
+        chunk: ChunkId,
+        block: BlockIndex,
+        stamp: Version,
+        crc: Crc,
+        at: BlockAddr,
+    ) {
+        let mem = self.pgs.entry(pg).or_default();
+        assert!(mem.directory.get(chunk).is_some(), "S2: a repair of {chunk}");
+        let range = BlockRange::new(block, 1).expect("checked when it was decoded");
+        let slots = std::iter::once(Slot::Present { addr: at, crc, stamp });
+        Self::set_slots(mem, chunk, range, slots, &mut self.released, &mut self.reclaimable, &mut self.active_pages);
+    }
+
+    /// Applies a record from the log. What contradicts the state is damage, not our bug.
+    pub(super) fn replay(&mut self, record: Record, data_good: bool) -> Result<(), FormatError> {
+        self.check_replay(&record)?;
+        match record {
+            Record::Prepare { pg, write, runs } => self.prepare(pg, write, runs, data_good),
+            Record::Resolve { pg, commit, rollback, rolled_back } => self.resolve(pg, &commit, &rollback, &rolled_back),
+            Record::Promise { pg, epoch } => self.pg_mut(pg).state.promised = epoch,
+            Record::RaiseFloor { pg, fences } => self.raise_floor(pg, &fences),
+            Record::Join { pg, meta } => self.join(pg, &meta),
+            Record::Push { pg, chunk, from, to, blocks, ids, runs } => {
+                self.push(pg, chunk, from, to, &blocks, &ids, &runs);
+            }
+            Record::DropChunk { pg, chunk } => self.drop_chunk(pg, chunk),
+            Record::Repair { pg, chunk, block, stamp, crc, at } => self.repair(pg, chunk, block, stamp, crc, at),
+            Record::ForgetRolledBack { pg } => self.pg_mut(pg).state.rolled_back.clear(),
+            Record::ForgetDamage => self.damaged = false,
+        }
+        Ok(())
+    }
+
+    fn check_replay(&self, record: &Record) -> Result<(), FormatError> {
+        let versions = |pg: &PgId, chunk| self.versions(*pg, chunk);
+        let fits = match record {
+            Record::Prepare { pg, write, .. } => {
+                versions(pg, write.chunk).newest == write.prev && write.version > write.prev
+            }
+            Record::Push { pg, chunk, from, to, .. } => {
+                versions(pg, *chunk) == (ChunkVersions { committed: *from, newest: *from })
+                    && to >= from
+                    && *to > Version::NONE
+            }
+            Record::Repair { pg, chunk, .. } => self.pgs.get(pg).is_some_and(|m| m.directory.get(*chunk).is_some()),
+            Record::Promise { pg, epoch } => self.pgs.get(pg).is_none_or(|m| m.state.promised <= *epoch),
+            _ => true,
+        };
+        if fits { Ok(()) } else { Err(FormatError::Invalid("a record that contradicts those before it")) }
+    }
+
+    /// Every block of data that the records (not the pages) name.
+    pub(super) fn blocks_in_memory(&self) -> impl Iterator<Item = BlockAddr> {
+        self.pgs.values().flat_map(|mem| {
+            let deltas = mem.active.values().chain(mem.frozen.values());
+            let in_deltas = deltas.flat_map(Delta::iter).filter_map(|(_, slot)| slot.addr());
+            in_deltas.chain(mem.prepared.values().flat_map(|p| p.runs.iter().flat_map(|run| run.blocks())))
+        })
+    }
+
+    pub(super) fn assert_invariants(&self) {
+        let mut pages = 0;
+        for (pg, mem) in &self.pgs {
+            mem.directory.assert_invariants();
+            pages += mem.active.len();
+            assert!(mem.active.keys().all(|(c, _)| mem.directory.get(*c).is_some()), "S2: {pg}");
+            let mut last: Option<(ChunkId, Version)> = None;
+            for ((chunk, version), entry) in &mem.prepared {
+                let committed = mem.directory.get(*chunk).expect("S2").committed;
+                let before = last.filter(|(c, _)| c == chunk).map_or(committed, |(_, v)| v);
+                assert_eq!(entry.public.write.prev, before, "S3: {chunk} {version}");
+                last = Some((*chunk, *version));
+            }
+        }
+        assert_eq!(pages, self.active_pages, "the number of deltas");
+    }
+}
+
+fn slots_of_write<'a>(write: &'a WriteMeta, runs: &'a [Run]) -> Box<dyn Iterator<Item = Slot> + 'a> {
+    let stamp = write.version;
+    match &write.change {
+        Change::Write { crcs, .. } => {
+            let addrs = runs.iter().flat_map(|run| run.blocks());
+            Box::new(addrs.zip(crcs).map(move |(addr, crc)| Slot::Present { addr, crc: *crc, stamp }))
+        }
+        Change::Zero { range } => Box::new((0..range.count()).map(move |_| Slot::Absent { stamp })),
+    }
+}
