@@ -1,0 +1,76 @@
+//! What the data thread counts, read by the control thread.
+
+use ashlar_types::control::OsdUsage;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+macro_rules! counters {
+    ($($(#[$doc:meta])* $name:ident)*) => {
+        #[derive(Debug, Default)]
+        pub struct Counters {
+            $($(#[$doc])* pub $name: AtomicU64,)*
+        }
+
+        impl Counters {
+            /// Name and value of each, for logs and metrics.
+            pub fn list(&self) -> Vec<(&'static str, u64)> {
+                vec![$((stringify!($name), self.$name.load(Relaxed)),)*]
+            }
+        }
+    };
+}
+
+counters! {
+    /// Rounds of the data thread; each handles all that was done meanwhile.
+    batches_total
+    events_total
+    messages_received_total
+    messages_sent_total
+    bytes_received_total
+    bytes_sent_total
+    /// Vectored sends; each carries all messages that waited for one connection.
+    sends_total
+    disk_reads_total
+    disk_read_bytes_total
+    disk_writes_total
+    disk_write_bytes_total
+    /// Bytes that had to be copied because the disk didn't take them where they were.
+    disk_write_copied_bytes_total
+    disk_flushes_total
+    disk_discards_total
+    disk_errors_total
+    connections_accepted_total
+    connections_refused_total
+    /// Closed for a malformed frame.
+    connections_malformed_total
+    /// Closed because their peer didn't read.
+    connections_stalled_total
+    connections_open
+    /// Requests to the metadata service dropped because too many waited.
+    control_dropped_total
+    usage_total_bytes
+    usage_used_bytes
+    repaired_blocks_total
+    lost_blocks_total
+}
+
+pub(crate) fn add(counter: &AtomicU64, n: u64) {
+    counter.fetch_add(n, Relaxed);
+}
+
+impl Counters {
+    pub fn usage(&self) -> OsdUsage {
+        OsdUsage {
+            total: self.usage_total_bytes.load(Relaxed),
+            used: self.usage_used_bytes.load(Relaxed),
+            repaired_blocks: self.repaired_blocks_total.load(Relaxed),
+            lost_blocks: self.lost_blocks_total.load(Relaxed),
+        }
+    }
+
+    pub(crate) fn set_usage(&self, usage: OsdUsage) {
+        self.usage_total_bytes.store(usage.total, Relaxed);
+        self.usage_used_bytes.store(usage.used, Relaxed);
+        self.repaired_blocks_total.store(usage.repaired_blocks, Relaxed);
+        self.lost_blocks_total.store(usage.lost_blocks, Relaxed);
+    }
+}
