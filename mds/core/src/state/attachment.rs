@@ -1,0 +1,277 @@
+//! Attachments: which gateway has which volume, and the generations that fence (design.md §7).
+//! A1: an attachment id or session id is never used twice. A2: a generation that a process was given is given to no other
+//! process: a new process of the gateway gets the next one, behind a barrier. A3: nobody gets a grant while the volume's
+//! floor is still on its way to the PGs.
+
+use super::volume::VolumeRecord;
+use super::{ClusterState, Outcome, check_text, invalid, not_found};
+use ashlar_types::control::{AttachGrant, AttachMode, AttachmentInfo, ControlError, ControlReply};
+use ashlar_types::{AttachmentId, BootId, Generation, Name, SessionId, VolumeId};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
+
+const GATEWAYS_MAX: usize = 10_000;
+const ATTACHMENTS_PER_VOLUME_MAX: usize = 64;
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct AttachmentRecord {
+    pub(super) id: AttachmentId,
+    pub(super) gateway: String,
+    pub(super) generation: Generation,
+    pub(super) shared: bool,
+    pub(super) read_only: bool,
+    /// The gateway process that holds this generation; `BootId(0)` while none does.
+    pub(super) boot: BootId,
+    pub(super) session: SessionId,
+    /// Whether a process was ever given a generation of this attachment: only then there is something to fence.
+    pub(super) opened: bool,
+    /// A process holds it and the floor holds (A3).
+    pub(super) active: bool,
+    /// Processes that were replaced; they don't take the attachment back when they wake up.
+    pub(super) replaced: BTreeSet<BootId>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct GatewayRecord {
+    pub(super) boot: BootId,
+    pub(super) nbd_address: String,
+    pub(super) nbd_socket: String,
+}
+
+impl ClusterState {
+    pub(super) fn attach(&mut self, name: &Name, gateway: String, mode: AttachMode, read_only: bool) -> Outcome {
+        check_text("the gateway's name", &gateway, false)?;
+        let volume = self.open_volume(name)?;
+        let id = volume.id;
+        let present = volume.attachments.values().find(|a| a.gateway == gateway).map(|a| a.id);
+        match mode {
+            AttachMode::Exclusive => {
+                if let Some(holder) = volume.attachments.values().next() {
+                    return Err(attached(name, &holder.gateway));
+                }
+            }
+            AttachMode::Shared => {
+                if let Some(holder) = volume.attachments.values().find(|a| !a.shared) {
+                    return Err(attached(name, &holder.gateway));
+                }
+                if let Some(present) = present {
+                    return self.attachment_reply(id, present);
+                }
+            }
+            AttachMode::Force => self.take_over(id, present, read_only),
+        }
+        match present {
+            Some(present) => self.attachment_reply(id, present),
+            None => self.add_attachment(id, gateway, mode == AttachMode::Shared, read_only),
+        }
+    }
+
+    /// Ends every attachment but `kept`, whose generation rises: its process, if it lives, has to ask again.
+    fn take_over(&mut self, volume: VolumeId, kept: Option<AttachmentId>, read_only: bool) {
+        let ended = self.attachment_ids(volume, |a| Some(a.id) != kept);
+        self.end_attachments(volume, &ended);
+        let record = self.volumes.get_mut(&volume).expect("the caller looked it up");
+        let Some(attachment) = kept.and_then(|id| record.attachments.get_mut(&id)) else {
+            return;
+        };
+        attachment.shared = false;
+        attachment.read_only = read_only;
+        if attachment.opened {
+            self.next_generation(volume, kept.expect("it was found by this id"));
+        }
+    }
+
+    fn add_attachment(&mut self, volume: VolumeId, gateway: String, shared: bool, read_only: bool) -> Outcome {
+        let record = self.volumes.get_mut(&volume).expect("the caller looked it up");
+        if record.attachments.len() >= ATTACHMENTS_PER_VOLUME_MAX {
+            return Err(invalid(format!("a volume has at most {ATTACHMENTS_PER_VOLUME_MAX} attachments")));
+        }
+        let id = AttachmentId(self.next.attachment);
+        self.next.attachment += 1;
+        let attachment = AttachmentRecord {
+            id,
+            gateway,
+            generation: Generation(1),
+            shared,
+            read_only,
+            boot: BootId(0),
+            session: SessionId(0),
+            opened: false,
+            active: false,
+            replaced: BTreeSet::new(),
+        };
+        record.attachments.insert(id, attachment);
+        self.attachment_reply(volume, id)
+    }
+
+    pub(super) fn detach(&mut self, name: &Name, gateway: Option<&str>) -> Outcome {
+        let volume = self.volume(name)?;
+        let id = volume.id;
+        let ended = match gateway {
+            Some(gateway) => self.attachment_ids(id, |a| a.gateway == gateway),
+            None => self.attachment_ids(id, |_| true),
+        };
+        if ended.is_empty() {
+            return match gateway {
+                Some(gateway) => Err(not_found("attachment", format!("{name} at {gateway}"))),
+                None => Err(not_found("attachment", name)),
+            };
+        }
+        self.end_attachments(id, &ended);
+        self.done()
+    }
+
+    pub(super) fn open_attachment(&mut self, name: &Name, gateway: &str, boot: BootId) -> Outcome {
+        if let Some(answer) = self.opened_before(name, gateway, boot) {
+            return answer;
+        }
+        let volume = self.open_volume(name)?;
+        let attachment = find_attachment(volume, gateway)?;
+        let (volume, id, opened) = (volume.id, attachment.id, attachment.opened);
+        // After a takeover for the same gateway the generation has risen already and nobody holds it.
+        let holder = attachment.boot;
+        let held = holder != BootId(0);
+        if opened && held {
+            self.next_generation(volume, id);
+        }
+        let session = SessionId(self.next.session);
+        self.next.session += 1;
+        let record = self.volumes.get_mut(&volume).expect("looked up above");
+        let attachment = record.attachments.get_mut(&id).expect("looked up above");
+        if held {
+            attachment.replaced.insert(holder);
+        }
+        attachment.boot = boot;
+        attachment.session = session;
+        attachment.opened = true;
+        attachment.active = record.barrier.is_none();
+        self.opened_before(name, gateway, boot).expect("this process holds it now")
+    }
+
+    /// The answer where the same process asks again, or may not have it; `None` where state has to change.
+    pub(super) fn opened_before(&self, name: &Name, gateway: &str, boot: BootId) -> Option<Outcome> {
+        let found = self.open_volume(name).and_then(|v| Ok((v, find_attachment(v, gateway)?)));
+        let (volume, attachment) = match found {
+            Ok(found) => found,
+            Err(refusal) => return Some(Err(refusal)),
+        };
+        if boot == BootId(0) {
+            return Some(Err(invalid(format!("{boot} stands for no process of gateway {gateway:?}"))));
+        }
+        if attachment.replaced.contains(&boot) {
+            return Some(Err(attached(name, &format!("a newer process of {gateway}"))));
+        }
+        if attachment.boot != boot {
+            return None;
+        }
+        Some(match volume.barrier {
+            Some(barrier) => Err(ControlError::Fencing { waiting_for: self.waiting_for(barrier) }),
+            None => Ok(ControlReply::Opened(grant(volume, attachment))),
+        })
+    }
+
+    pub(super) fn register_gateway(
+        &mut self,
+        gateway: String,
+        boot: BootId,
+        nbd_address: String,
+        nbd_socket: String,
+    ) -> Outcome {
+        check_text("the gateway's name", &gateway, false)?;
+        check_text("the NBD address", &nbd_address, true)?;
+        check_text("the NBD socket's path", &nbd_socket, true)?;
+        if self.gateways.len() >= GATEWAYS_MAX && !self.gateways.contains_key(&gateway) {
+            return Err(invalid(format!("there are {GATEWAYS_MAX} gateways already, which is the most a cluster has")));
+        }
+        self.gateways.insert(gateway, GatewayRecord { boot, nbd_address, nbd_socket });
+        self.done()
+    }
+
+    pub(super) fn attachment_list(&self, gateway: Option<&str>) -> Vec<AttachmentInfo> {
+        let wanted = |a: &AttachmentRecord| gateway.is_none_or(|g| a.gateway == g);
+        let all = self.volumes.values().flat_map(|v| v.attachments.values().map(move |a| (v, a)));
+        all.filter(|(_, a)| wanted(a)).map(|(v, a)| self.attachment_info(v, a)).collect()
+    }
+
+    pub(super) fn attachment_info(&self, volume: &VolumeRecord, attachment: &AttachmentRecord) -> AttachmentInfo {
+        let gateway = self.gateways.get(&attachment.gateway);
+        AttachmentInfo {
+            id: attachment.id,
+            volume: volume.id,
+            volume_name: volume.name.clone(),
+            gateway: attachment.gateway.clone(),
+            generation: attachment.generation,
+            shared: attachment.shared,
+            read_only: attachment.read_only,
+            active: attachment.active,
+            nbd_address: gateway.map(|g| g.nbd_address.clone()).unwrap_or_default(),
+            nbd_socket: gateway.map(|g| g.nbd_socket.clone()).unwrap_or_default(),
+        }
+    }
+
+    fn attachment_reply(&self, volume: VolumeId, attachment: AttachmentId) -> Outcome {
+        let volume = &self.volumes[&volume];
+        Ok(ControlReply::Attachment(self.attachment_info(volume, &volume.attachments[&attachment])))
+    }
+
+    fn attachment_ids(&self, volume: VolumeId, wanted: impl Fn(&AttachmentRecord) -> bool) -> Vec<AttachmentId> {
+        self.volumes[&volume].attachments.values().filter(|a| wanted(a)).map(|a| a.id).collect()
+    }
+
+    /// Ends attachments and fences what their processes may still have on its way.
+    fn end_attachments(&mut self, volume: VolumeId, ended: &[AttachmentId]) {
+        let record = self.volumes.get_mut(&volume).expect("the caller looked it up");
+        let gone: Vec<AttachmentRecord> = ended.iter().filter_map(|id| record.attachments.remove(id)).collect();
+        if !gone.iter().any(|a| a.opened) {
+            return;
+        }
+        let oldest = record.attachments.keys().next().copied().unwrap_or(AttachmentId(self.next.attachment));
+        self.raise_floor(volume, |floor| {
+            floor.oldest_attachment = floor.oldest_attachment.max(oldest);
+            for attachment in gone.iter().filter(|a| a.opened) {
+                // Named where the age alone doesn't fence it: a PG may know it by name from an earlier floor.
+                if attachment.id >= oldest || attachment.generation > Generation(1) {
+                    floor.generations.insert(attachment.id, Generation(attachment.generation.0.saturating_add(1)));
+                }
+            }
+        });
+    }
+
+    /// Fences the process that holds an attachment, so that another can have it.
+    fn next_generation(&mut self, volume: VolumeId, id: AttachmentId) {
+        let record = self.volumes.get_mut(&volume).expect("the caller looked it up");
+        let attachment = record.attachments.get_mut(&id).expect("the caller looked it up");
+        attachment.generation = Generation(attachment.generation.0.saturating_add(1));
+        attachment.boot = BootId(0);
+        attachment.active = false;
+        let generation = attachment.generation;
+        self.raise_floor(volume, |floor| {
+            floor.generations.insert(id, generation);
+        });
+    }
+}
+
+fn attached(name: &Name, holder: &str) -> ControlError {
+    ControlError::Attached { name: name.to_string(), holder: holder.to_owned() }
+}
+
+fn find_attachment<'a>(volume: &'a VolumeRecord, gateway: &str) -> Result<&'a AttachmentRecord, ControlError> {
+    let found = volume.attachments.values().find(|a| a.gateway == gateway);
+    found.ok_or_else(|| not_found("attachment", format!("{} at {gateway}", volume.name)))
+}
+
+fn grant(volume: &VolumeRecord, attachment: &AttachmentRecord) -> AttachGrant {
+    AttachGrant {
+        volume: volume.id,
+        name: volume.name.clone(),
+        attachment: attachment.id,
+        generation: attachment.generation,
+        session: attachment.session,
+        pool: volume.pool,
+        placement_key: volume.placement_key,
+        stack_revision: volume.stack_revision,
+        layers: volume.layers.clone(),
+        size: volume.size,
+        read_only: attachment.read_only,
+    }
+}

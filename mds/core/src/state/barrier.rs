@@ -1,0 +1,109 @@
+//! Floors and barriers (design.md §7): a volume's floor rises, and a barrier carries it to all PGs of its pool.
+//! A volume has at most one pending barrier. Where the floor rises meanwhile, a new barrier over all PGs takes its place:
+//! its floor includes the old one, so nothing is forgotten.
+
+use super::volume::VolumeRecord;
+use super::{ClusterState, Outcome};
+use ashlar_types::view::{Barrier, Floor};
+use ashlar_types::{BootId, IdSet, LayerId, PgId, VolumeId};
+use std::collections::BTreeSet;
+use std::ops::Bound;
+
+impl ClusterState {
+    /// Raises the floor of a volume and starts the barrier that makes it hold.
+    pub(super) fn raise_floor(&mut self, volume: VolumeId, raise: impl FnOnce(&mut Floor)) {
+        self.touch_view();
+        let record = self.volumes.get_mut(&volume).expect("the caller looked it up");
+        raise(&mut record.floor);
+        record.floor.stack_revision = record.floor.stack_revision.max(record.stack_revision);
+        let pool = self.pools.get(&record.pool).expect("a pool with volumes is not deleted");
+        let (pool, pg_count) = (record.pool, pool.value.info.pg_count);
+        let id = self.next.barrier;
+        self.next.barrier += 1;
+        if let Some(replaced) = record.barrier.replace(id) {
+            self.barriers.remove(&replaced);
+        }
+        let floor = record.floor.clone();
+        let (gone, retire) = if floor.closed { self.ids_ended_by(volume) } else { Default::default() };
+        let pgs = (0..pg_count).map(|index| PgId { pool, index }).collect();
+        self.barriers.insert(id, Barrier { id, volume, floor, gone, retire, pgs });
+    }
+
+    /// The ids that no volume of the pool has or will have once `volume` is gone, as far as they lie beside its own; and those of layers.
+    /// Told so generously, what PGs keep of the dead are the gaps between the living, however many there were. Those being deleted
+    /// count as living: what they still have under way ends with their own barriers.
+    fn ids_ended_by(&self, volume: VolumeId) -> (IdSet<VolumeId>, IdSet<LayerId>) {
+        let ended = &self.volumes[&volume];
+        let in_pool = |v: &&VolumeRecord| v.pool == ended.pool;
+        let before = self.volumes.range(..volume).map(|(_, v)| v).rfind(in_pool).map_or(0, |v| v.id.0);
+        let behind = (Bound::Excluded(volume), Bound::Unbounded);
+        let after = self.volumes.range(behind).map(|(_, v)| v).find(in_pool).map_or(self.next.volume, |v| v.id.0);
+        let mut layers = IdSet::default();
+        for layer in &ended.layers {
+            let (mut before, mut after) = (0, self.next.layer);
+            let others = self.volumes.values().filter(in_pool).filter(|v| v.id != volume).flat_map(|v| &v.layers);
+            for other in others {
+                if other < layer {
+                    before = other.0.max(before);
+                } else {
+                    after = other.0.min(after);
+                }
+            }
+            layers.insert(LayerId(before + 1), LayerId(after - 1));
+        }
+        (IdSet::range(VolumeId(before + 1), VolumeId(after - 1)), layers)
+    }
+
+    /// A barrier that isn't known was passed or replaced before: the answer to a late or repeated message is the same.
+    pub(super) fn barrier_passed(&mut self, id: u64, pgs: &[PgId]) -> Outcome {
+        let passed: BTreeSet<&PgId> = pgs.iter().collect();
+        let Some(barrier) = self.barriers.get_mut(&id) else {
+            return self.unchanged();
+        };
+        let before = barrier.pgs.len();
+        barrier.pgs.retain(|pg| !passed.contains(pg));
+        if barrier.pgs.len() == before {
+            return self.unchanged();
+        }
+        if barrier.pgs.is_empty() {
+            let volume = barrier.volume;
+            self.barriers.remove(&id);
+            self.floor_holds(volume);
+        }
+        self.touch_view();
+        self.done()
+    }
+
+    /// All PGs refuse what lies below the floor: attachments that waited for it may start; a deleted volume is gone.
+    fn floor_holds(&mut self, volume: VolumeId) {
+        let record = self.volumes.get_mut(&volume).expect("S2: a barrier's volume exists");
+        record.barrier = None;
+        if record.floor.closed {
+            let name = record.name.clone();
+            self.volumes.remove(&volume);
+            self.volume_names.remove(&name);
+            return;
+        }
+        for attachment in record.attachments.values_mut() {
+            attachment.active = attachment.boot != BootId(0);
+        }
+        // The PGs keep what they were told of ended attachments; here only the living need to be known.
+        let living = &record.attachments;
+        record.floor.generations.retain(|id, _| living.contains_key(id));
+    }
+
+    /// For people: what a pending barrier waits for.
+    pub(super) fn waiting_for(&self, id: u64) -> String {
+        const NAMED: usize = 3;
+        let pgs = self.barriers.get(&id).map_or(&[][..], |b| &b.pgs);
+        let name = |pg: &PgId| match self.pgs.get(pg).and_then(|p| p.value.primary) {
+            Some(primary) => format!("{pg} (primary {primary})"),
+            None => format!("{pg} (no primary)"),
+        };
+        let mut names: Vec<String> = pgs.iter().take(NAMED).map(name).collect();
+        if pgs.len() > NAMED {
+            names.push(format!("{} more", pgs.len() - NAMED));
+        }
+        names.join(", ")
+    }
+}

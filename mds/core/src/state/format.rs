@@ -1,0 +1,95 @@
+//! Bytes of log entries and snapshots: an envelope {magic, version, CRC32C of the rest} around postcard.
+//! Versioned by the envelope: a change of any type inside is a new version here, and the golden bytes of the old one stay
+//! readable. See conventions §3.
+
+use super::{ClusterState, Command, Scrubs};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+const COMMAND_MAGIC: [u8; 2] = *b"AC";
+/// 2: scrubs. Requests were added behind those of version 1, whose bytes mean the same.
+const COMMAND_VERSION: u16 = 2;
+const SNAPSHOT_MAGIC: [u8; 2] = *b"AS";
+/// 2: scrubs, behind everything of version 1.
+const SNAPSHOT_VERSION: u16 = 2;
+/// magic (2), version (2, LE), CRC32C of the payload (4, LE).
+const ENVELOPE_BYTES: usize = 8;
+
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum FormatError {
+    #[error("{what}: {len} bytes are too few")]
+    Short { what: &'static str, len: usize },
+    #[error("{what}: does not begin with its magic")]
+    Magic { what: &'static str },
+    #[error("{what}: format version {found} is not known here; this program knows {known}. Use a newer one")]
+    Version { what: &'static str, found: u16, known: u16 },
+    #[error("{what}: checksum {found:08x}, expected {expected:08x}")]
+    Checksum { what: &'static str, expected: u32, found: u32 },
+    #[error("{what}: checksum is right but the contents are not readable: {source}")]
+    Contents { what: &'static str, source: postcard::Error },
+}
+
+impl Command {
+    pub fn encode(&self) -> Vec<u8> {
+        seal(COMMAND_MAGIC, COMMAND_VERSION, self)
+    }
+
+    pub fn decode(bytes: &[u8]) -> Result<Command, FormatError> {
+        let what = "log entry";
+        let (_, payload) = open(what, COMMAND_MAGIC, COMMAND_VERSION, bytes)?;
+        contents(what, payload)
+    }
+}
+
+impl ClusterState {
+    /// The whole state, for a Raft snapshot.
+    pub fn encode(&self) -> Vec<u8> {
+        seal(SNAPSHOT_MAGIC, SNAPSHOT_VERSION, self)
+    }
+
+    pub fn decode(bytes: &[u8]) -> Result<ClusterState, FormatError> {
+        let what = "snapshot";
+        match open(what, SNAPSHOT_MAGIC, SNAPSHOT_VERSION, bytes)? {
+            (1, payload) => contents(what, &[payload, &payload_of(&Scrubs::default())].concat()),
+            (_, payload) => contents(what, payload),
+        }
+    }
+}
+
+fn payload_of(value: &impl Serialize) -> Vec<u8> {
+    postcard::to_stdvec(value).expect("maps, strings and numbers in memory always encode")
+}
+
+fn seal(magic: [u8; 2], version: u16, value: &impl Serialize) -> Vec<u8> {
+    let payload = payload_of(value);
+    let mut bytes = Vec::with_capacity(ENVELOPE_BYTES + payload.len());
+    bytes.extend_from_slice(&magic);
+    bytes.extend_from_slice(&version.to_le_bytes());
+    bytes.extend_from_slice(&crc32c::crc32c(&payload).to_le_bytes());
+    bytes.extend_from_slice(&payload);
+    bytes
+}
+
+/// The version and the payload, which is whole.
+fn open<'a>(what: &'static str, magic: [u8; 2], known: u16, bytes: &'a [u8]) -> Result<(u16, &'a [u8]), FormatError> {
+    let Some(([m0, m1, v0, v1, c0, c1, c2, c3], payload)) = bytes.split_first_chunk::<ENVELOPE_BYTES>() else {
+        return Err(FormatError::Short { what, len: bytes.len() });
+    };
+    if [*m0, *m1] != magic {
+        return Err(FormatError::Magic { what });
+    }
+    let version = u16::from_le_bytes([*v0, *v1]);
+    if !(1..=known).contains(&version) {
+        return Err(FormatError::Version { what, found: version, known });
+    }
+    let expected = u32::from_le_bytes([*c0, *c1, *c2, *c3]);
+    let found = crc32c::crc32c(payload);
+    if found != expected {
+        return Err(FormatError::Checksum { what, expected, found });
+    }
+    Ok((version, payload))
+}
+
+fn contents<T: DeserializeOwned>(what: &'static str, payload: &[u8]) -> Result<T, FormatError> {
+    postcard::from_bytes(payload).map_err(|source| FormatError::Contents { what, source })
+}

@@ -1,0 +1,249 @@
+//! The replicated state machine: what must not be lost or disagree. One [`Command`] of the Raft log in, one answer out.
+//! S1: the in-sync members of a PG are all up, or none of them is; so a PG with a primary waits for nobody known dead.
+//! S2: a volume's floor is passed by all its PGs, or the volume has a pending barrier that carries it.
+//! S3: a handler checks everything before it changes anything, so a refusal leaves no trace.
+//! Every node applies the same commands in the same order and must reach the same state: no clock, no randomness, no
+//! unordered maps. PG rules: pg.rs. Placement: placement.rs. Volumes and fencing: volume.rs, attachment.rs, barrier.rs. Scrubs: scrub.rs.
+
+mod attachment;
+mod barrier;
+mod command;
+mod format;
+mod invariants;
+mod osd;
+mod pg;
+mod placement;
+mod pool;
+mod scrub;
+mod volume;
+
+#[cfg(test)]
+mod tests;
+
+pub use command::Command;
+pub use format::FormatError;
+pub use placement::FailureDomain;
+pub(crate) use placement::mix;
+
+use ashlar_types::control::{ControlError, ControlReply, ControlRequest};
+use ashlar_types::view::{Barrier, ClusterView, PgConfig, PoolInfo};
+use ashlar_types::{ClusterId, Name, OsdId, PgId, PoolId, Revision, VolumeId};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+use attachment::GatewayRecord;
+use osd::OsdRecord;
+use scrub::Scrubs;
+use volume::VolumeRecord;
+
+/// A value and the revision that last changed it, so that a view can be told as a difference.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Revised<T> {
+    modified: Revision,
+    value: T,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct PoolRecord {
+    info: PoolInfo,
+    failure_domain: FailureDomain,
+}
+
+/// The ids to be given out next. None is ever used twice.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct NextIds {
+    osd: u32,
+    pool: u32,
+    volume: u64,
+    layer: u64,
+    attachment: u64,
+    session: u64,
+    barrier: u64,
+}
+
+/// The state of a cluster. See the header of this file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClusterState {
+    cluster: ClusterId,
+    /// The Raft index of the last command applied.
+    applied: u64,
+    /// The Raft index of the last command that changed what [`ClusterView`] shows.
+    view_revision: Revision,
+    osds: BTreeMap<OsdId, Revised<OsdRecord>>,
+    pools: BTreeMap<PoolId, Revised<PoolRecord>>,
+    pgs: BTreeMap<PgId, Revised<PgConfig>>,
+    volumes: BTreeMap<VolumeId, VolumeRecord>,
+    volume_names: BTreeMap<Name, VolumeId>,
+    gateways: BTreeMap<String, GatewayRecord>,
+    barriers: BTreeMap<u64, Barrier>,
+    next: NextIds,
+    /// The last field: format.rs knows that version 1 ends before it.
+    scrubs: Scrubs,
+}
+
+/// What a handler gives back.
+type Outcome = Result<ControlReply, ControlError>;
+
+impl ClusterState {
+    /// A cluster with nothing in it: as if made by index 1, so that a watcher of revision 0 is told which cluster it is. The
+    /// first command has index 2. All ids begin at 1.
+    pub fn new(cluster: ClusterId) -> ClusterState {
+        ClusterState {
+            cluster,
+            applied: 1,
+            view_revision: Revision(1),
+            osds: BTreeMap::new(),
+            pools: BTreeMap::new(),
+            pgs: BTreeMap::new(),
+            volumes: BTreeMap::new(),
+            volume_names: BTreeMap::new(),
+            gateways: BTreeMap::new(),
+            barriers: BTreeMap::new(),
+            next: NextIds { osd: 1, pool: 1, volume: 1, layer: 1, attachment: 1, session: 1, barrier: 1 },
+            scrubs: Scrubs::default(),
+        }
+    }
+
+    /// Applies the command at Raft index `index`. Indexes rise; entries that carry no command are skipped by the caller.
+    pub fn apply(&mut self, index: u64, command: Command) -> Result<ControlReply, ControlError> {
+        assert!(index > self.applied, "commands are applied once, in the order of the log");
+        self.applied = index;
+        match command {
+            Command::Request(request) => self.apply_request(request),
+            Command::OsdDown { osd, boot } => self.osd_down(osd, boot),
+            Command::OsdUp { osd, boot } => self.osd_up(osd, boot),
+            Command::Rebalance { pgs } => self.rebalance(&pgs),
+        }
+    }
+
+    fn apply_request(&mut self, request: ControlRequest) -> Outcome {
+        use ControlRequest as R;
+        match request {
+            R::PoolCreate { name, replicas, min_size } => self.pool_create(name, replicas, min_size),
+            R::VolumeCreate { name, size, pool } => self.volume_create(name, size, pool),
+            R::VolumeDelete { name } => self.volume_delete(&name),
+            R::VolumeExtend { name, size } => self.volume_extend(&name, size),
+            R::Attach { name, gateway, mode, read_only } => self.attach(&name, gateway, mode, read_only),
+            R::Detach { name, gateway } => self.detach(&name, gateway.as_deref()),
+            R::OpenAttachment { name, gateway, boot } => self.open_attachment(&name, &gateway, boot),
+            R::RegisterGateway { gateway, boot, nbd_address, nbd_socket } => {
+                self.register_gateway(gateway, boot, nbd_address, nbd_socket)
+            }
+            R::OsdCreate { host } => self.osd_create(host),
+            R::OsdRegister { osd, boot, address, host, capacity } => {
+                self.osd_register(osd, boot, address, host, capacity)
+            }
+            R::OsdStopping { osd, boot } => self.osd_stopping(osd, boot),
+            R::PgChange { pg, epoch, from, change } => self.pg_change(pg, epoch, from, change),
+            R::BarrierPassed { barrier, pgs } => self.barrier_passed(barrier, &pgs),
+            R::ScrubStart { target, deep } => self.scrub_start(&target, deep),
+            R::ScrubCancel { target } => self.scrub_cancel(&target),
+            R::ScrubDone { pg, epoch, from, report } => self.scrub_done(pg, epoch, from, report),
+            R::PoolList
+            | R::VolumeList
+            | R::VolumeShow { .. }
+            | R::AttachmentList { .. }
+            | R::ViewSince { .. }
+            | R::ServiceStatus
+            | R::OsdHeartbeat(_) => self.query(&request).unwrap_or_else(|| self.unchanged()),
+        }
+    }
+
+    /// The answer to a request that changes nothing: the reads, and an [`ControlRequest::OpenAttachment`] that only asks
+    /// again. `None` where the request has to go through the log.
+    pub fn query(&self, request: &ControlRequest) -> Option<Result<ControlReply, ControlError>> {
+        use ControlRequest as R;
+        Some(match request {
+            R::PoolList => Ok(ControlReply::Pools(self.pools.values().map(|p| p.value.info.clone()).collect())),
+            R::VolumeList => Ok(ControlReply::Volumes(self.volumes.values().map(|v| self.volume_info(v)).collect())),
+            R::VolumeShow { name } => self.volume(name).map(|v| ControlReply::Volume(self.volume_info(v))),
+            R::AttachmentList { gateway } => Ok(ControlReply::Attachments(self.attachment_list(gateway.as_deref()))),
+            R::ViewSince { revision } => Ok(ControlReply::View(Box::new(self.view_since(*revision)))),
+            R::OpenAttachment { name, gateway, boot } => return self.opened_before(name, gateway, *boot),
+            _ => return None,
+        })
+    }
+
+    /// What changed after `revision`; everything for revision 0.
+    pub fn view_since(&self, revision: Revision) -> ClusterView {
+        ClusterView {
+            cluster: self.cluster,
+            revision: self.view_revision,
+            osds: changed(&self.osds, revision, |o| o.info.clone()),
+            pools: changed(&self.pools, revision, |p| p.info.clone()),
+            pgs: changed(&self.pgs, revision, PgConfig::clone),
+            barriers: self.barriers.values().cloned().collect(),
+            scrubs: self.scrubs.since(revision),
+        }
+    }
+
+    pub fn cluster(&self) -> ClusterId {
+        self.cluster
+    }
+
+    /// The Raft index of the last command applied.
+    pub fn applied(&self) -> u64 {
+        self.applied
+    }
+
+    /// The revision of the view: rises when an OSD, a pool, a PG, a barrier or a scrub changes.
+    pub fn view_revision(&self) -> Revision {
+        self.view_revision
+    }
+
+    /// Over which failure domain a pool's copies were spread when it was made; `None` for an unknown pool.
+    pub fn failure_domain(&self, pool: PoolId) -> Option<FailureDomain> {
+        Some(self.pools.get(&pool)?.value.failure_domain)
+    }
+
+    /// The revision of the command being applied, for what it changes in the view.
+    fn touch_view(&mut self) -> Revision {
+        self.view_revision = Revision(self.applied);
+        self.view_revision
+    }
+
+    /// The command took effect.
+    fn done(&self) -> Outcome {
+        Ok(ControlReply::Done { revision: Revision(self.applied) })
+    }
+
+    /// There was nothing to do. The revision is one that a watcher surely reaches.
+    fn unchanged(&self) -> Outcome {
+        Ok(ControlReply::Done { revision: self.view_revision })
+    }
+}
+
+fn changed<K: Ord + Copy, T, V>(
+    from: &BTreeMap<K, Revised<T>>,
+    revision: Revision,
+    show: impl Fn(&T) -> V,
+) -> BTreeMap<K, V> {
+    from.iter().filter(|(_, r)| r.modified > revision).map(|(k, r)| (*k, show(&r.value))).collect()
+}
+
+fn invalid(text: impl Into<String>) -> ControlError {
+    ControlError::Invalid(text.into())
+}
+
+fn not_found(what: &str, name: impl ToString) -> ControlError {
+    ControlError::NotFound { what: what.to_owned(), name: name.to_string() }
+}
+
+fn exists(what: &str, name: impl ToString) -> ControlError {
+    ControlError::Exists { what: what.to_owned(), name: name.to_string() }
+}
+
+/// Free text that is kept in the state is bounded and printable.
+fn check_text(what: &str, text: &str, empty_allowed: bool) -> Result<(), ControlError> {
+    const BYTES_MAX: usize = 255;
+    if text.is_empty() && !empty_allowed {
+        return Err(invalid(format!("{what} must not be empty")));
+    }
+    if text.len() > BYTES_MAX {
+        return Err(invalid(format!("{what} has {} bytes; at most {BYTES_MAX} are kept", text.len())));
+    }
+    if text.chars().any(char::is_control) {
+        return Err(invalid(format!("{what} {text:?} has control characters")));
+    }
+    Ok(())
+}

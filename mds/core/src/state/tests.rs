@@ -1,0 +1,316 @@
+//! Tests of the state machine, by rule. Random sequences: tests/model_state.rs.
+
+use super::*;
+use ashlar_types::control::{AttachGrant, AttachMode, PgChange, VolumeInfo, VolumeState};
+use ashlar_types::scrub::{PgScrub, ScrubReport, ScrubTarget, ScrubWish};
+use ashlar_types::{AttachmentId, BootId, Epoch, Generation};
+
+mod attachments;
+mod pgs;
+mod scrubs;
+
+/// Applies commands one after the other and checks every state between.
+struct Cluster {
+    state: ClusterState,
+}
+
+impl Cluster {
+    fn new() -> Cluster {
+        Cluster { state: ClusterState::new(ClusterId(7)) }
+    }
+
+    /// OSDs 1..=count, all on their own host, started with boot 10 + id.
+    fn with_osds(count: u32) -> Cluster {
+        let mut cluster = Cluster::new();
+        for osd in 1..=count {
+            cluster.ask(ControlRequest::OsdCreate { host: format!("host{osd}") }).expect("created");
+            cluster.register(osd, 10 + u64::from(osd)).expect("registered");
+        }
+        cluster
+    }
+
+    fn with_pool(osds: u32, replicas: u8) -> Cluster {
+        let mut cluster = Cluster::with_osds(osds);
+        cluster.pool("p", replicas).expect("made");
+        cluster
+    }
+
+    fn with_volume(osds: u32, replicas: u8) -> Cluster {
+        let mut cluster = Cluster::with_pool(osds, replicas);
+        cluster.volume("v", 1 << 30).expect("made");
+        cluster
+    }
+
+    fn command(&mut self, command: Command) -> Outcome {
+        let before = self.state.clone();
+        let result = self.state.apply(self.state.applied() + 1, command);
+        self.state.assert_invariants();
+        let mut view = before.view_since(Revision(0));
+        view.apply(self.state.view_since(view.revision));
+        assert_eq!(view, self.state.view_since(Revision(0)), "a difference leads to the whole");
+        for (pg, config) in &before.pgs {
+            assert!(self.state.pgs[pg].value.epoch >= config.value.epoch, "R2: epochs never fall");
+            assert!(self.state.pgs[pg].value.epoch.0 <= config.value.epoch.0 + 1, "one change, one epoch");
+        }
+        result
+    }
+
+    fn ask(&mut self, request: ControlRequest) -> Outcome {
+        self.command(Command::Request(request))
+    }
+
+    fn register(&mut self, osd: u32, boot: u64) -> Outcome {
+        self.ask(ControlRequest::OsdRegister {
+            osd: OsdId(osd),
+            boot: BootId(boot),
+            address: format!("host{osd}:7000"),
+            host: format!("host{osd}"),
+            capacity: 1 << 40,
+        })
+    }
+
+    fn down(&mut self, osd: u32) {
+        let boot = self.state.boot_of(OsdId(osd));
+        self.command(Command::OsdDown { osd: OsdId(osd), boot }).expect("never refused");
+    }
+
+    fn pool(&mut self, pool: &str, replicas: u8) -> Outcome {
+        self.ask(ControlRequest::PoolCreate { name: name(pool), replicas, min_size: None })
+    }
+
+    fn volume(&mut self, volume: &str, size: u64) -> Outcome {
+        self.ask(ControlRequest::VolumeCreate { name: name(volume), size, pool: None })
+    }
+
+    fn show(&self, volume: &str) -> Result<VolumeInfo, ControlError> {
+        match self.state.query(&ControlRequest::VolumeShow { name: name(volume) }).expect("a read")? {
+            ControlReply::Volume(info) => Ok(info),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn pg(&self, index: u32) -> PgConfig {
+        self.state.pgs[&PgId { pool: PoolId(1), index }].value.clone()
+    }
+
+    fn change(&mut self, index: u32, from: OsdId, change: PgChange) -> Outcome {
+        let PgConfig { pg, epoch, .. } = self.pg(index);
+        self.ask(ControlRequest::PgChange { pg, epoch, from, change })
+    }
+
+    fn pass_barriers(&mut self) {
+        for barrier in self.state.view_since(Revision(0)).barriers {
+            self.ask(ControlRequest::BarrierPassed { barrier: barrier.id, pgs: barrier.pgs }).expect("never refused");
+        }
+    }
+}
+
+fn name(text: &str) -> Name {
+    Name::new(text).expect("a good name")
+}
+
+fn refusal(outcome: Outcome) -> String {
+    outcome.expect_err("refused").to_string()
+}
+
+#[test]
+fn a_pool_needs_as_many_started_osds_as_copies() {
+    let mut cluster = Cluster::with_osds(2);
+    cluster.ask(ControlRequest::OsdCreate { host: "third".into() }).expect("created, never started");
+    let text = refusal(cluster.pool("p", 3));
+    assert!(text.contains("need 3 OSDs, but only 2 have started"), "{text}");
+    assert!(cluster.pool("p", 2).is_ok());
+    assert!(matches!(cluster.pool("p", 2), Err(ControlError::Exists { .. })));
+}
+
+#[test]
+fn min_size_is_one_less_than_the_copies_but_at_least_one() {
+    let mut cluster = Cluster::with_osds(5);
+    for (replicas, expected) in [(1, 1), (2, 1), (3, 2), (5, 4)] {
+        let Ok(ControlReply::Pool(info)) = cluster.pool(&format!("p{replicas}"), replicas) else { panic!("made") };
+        assert_eq!(info.min_size, expected);
+    }
+    let mut ask = |replicas, min_size| {
+        cluster.ask(ControlRequest::PoolCreate { name: name("q"), replicas, min_size: Some(min_size) })
+    };
+    assert!(ask(3, 0).is_err() && ask(3, 4).is_err() && ask(0, 1).is_err() && ask(6, 2).is_err());
+}
+
+#[test]
+fn a_new_pool_serves_at_once_and_shares_out_its_primaries() {
+    let cluster = Cluster::with_pool(3, 3);
+    let mut primaries = BTreeMap::new();
+    for pg in cluster.state.pgs.values().map(|p| &p.value) {
+        assert_eq!((pg.epoch, pg.in_sync.len(), pg.min_size), (Epoch(1), 3, 2));
+        *primaries.entry(pg.primary.expect("all are up")).or_insert(0) += 1;
+    }
+    assert!(primaries.values().all(|n| (10..=11).contains(n)), "{primaries:?}");
+    assert_eq!(cluster.state.failure_domain(PoolId(1)), Some(FailureDomain::Host));
+}
+
+#[test]
+fn a_volume_goes_to_the_only_pool_or_to_default_or_says_which_there_are() {
+    let mut cluster = Cluster::with_osds(1);
+    assert!(refusal(cluster.volume("v", 512)).contains("ashlar pool create"));
+    cluster.pool("fast", 1).expect("made");
+    assert!(cluster.volume("a", 512).is_ok());
+    cluster.pool("slow", 1).expect("made");
+    assert!(refusal(cluster.volume("b", 512)).contains("fast, slow"));
+    cluster.pool("default", 1).expect("made");
+    let Ok(ControlReply::Volume(info)) = cluster.volume("b", 512) else { panic!("made") };
+    assert_eq!(info.pool_name, name("default"));
+    let pool = Some(name("none"));
+    let request = ControlRequest::VolumeCreate { name: name("c"), size: 512, pool };
+    assert!(matches!(cluster.ask(request), Err(ControlError::NotFound { .. })));
+}
+
+#[test]
+fn sizes_are_checked_and_volumes_only_grow() {
+    let mut cluster = Cluster::with_volume(1, 1);
+    for size in [0, 513, (1 << 54) + 512, u64::MAX] {
+        assert!(matches!(cluster.volume("w", size), Err(ControlError::Invalid(_))), "{size}");
+    }
+    assert!(matches!(cluster.volume("v", 512), Err(ControlError::Exists { .. })));
+    let mut extend = |size| cluster.ask(ControlRequest::VolumeExtend { name: name("v"), size });
+    assert!(refusal(extend(1 << 29)).contains("cannot shrink") || extend(1 << 29).is_err());
+    assert!(extend(2 << 30).is_ok());
+    assert_eq!(cluster.show("v").expect("exists").size, 2 << 30);
+}
+
+#[test]
+fn a_deleted_volume_is_gone_when_its_pgs_have_dropped_it() {
+    let mut cluster = Cluster::with_volume(1, 1);
+    let layers = cluster.show("v").expect("exists").layers;
+    cluster.ask(ControlRequest::VolumeDelete { name: name("v") }).expect("free");
+    assert_eq!(cluster.show("v").expect("still there").state, VolumeState::Deleting);
+    assert!(cluster.volume("v", 512).is_err(), "its name is not free yet");
+    let attach =
+        ControlRequest::Attach { name: name("v"), gateway: "g".into(), mode: AttachMode::Force, read_only: false };
+    assert!(refusal(cluster.ask(attach)).contains("being deleted"));
+    let barrier = cluster.state.view_since(Revision(0)).barriers.remove(0);
+    assert!(barrier.floor.closed && layers.iter().all(|l| barrier.retire.contains(*l)));
+    let (first, rest) = barrier.pgs.split_first().expect("a pool has PGs");
+    cluster.ask(ControlRequest::BarrierPassed { barrier: barrier.id, pgs: rest.to_vec() }).expect("noted");
+    assert!(cluster.show("v").is_ok());
+    cluster.ask(ControlRequest::BarrierPassed { barrier: barrier.id, pgs: vec![*first] }).expect("noted");
+    assert!(matches!(cluster.show("v"), Err(ControlError::NotFound { .. })));
+    let Ok(ControlReply::Volume(again)) = cluster.volume("v", 512) else { panic!("the name is free") };
+    assert!(again.layers[0] > layers[0], "layer ids are never used again");
+}
+
+#[test]
+fn texts_that_are_kept_are_bounded_and_printable() {
+    let mut cluster = Cluster::new();
+    for host in ["", "a\nb", &"x".repeat(300)] {
+        assert!(cluster.ask(ControlRequest::OsdCreate { host: host.to_owned() }).is_err());
+    }
+}
+
+#[test]
+fn a_snapshot_holds_everything() {
+    let mut cluster = Cluster::with_volume(3, 3);
+    cluster.ask(ControlRequest::VolumeDelete { name: name("v") }).expect("free");
+    let bytes = cluster.state.encode();
+    assert_eq!(ClusterState::decode(&bytes), Ok(cluster.state));
+}
+
+#[test]
+fn damaged_bytes_are_told_apart() {
+    let good = Command::OsdDown { osd: OsdId(3), boot: BootId(4) }.encode();
+    let damage = |at: usize, value: u8| {
+        let mut bytes = good.clone();
+        bytes[at] = value;
+        Command::decode(&bytes)
+    };
+    assert!(matches!(damage(0, b'x'), Err(FormatError::Magic { .. })));
+    assert!(matches!(damage(2, 9), Err(FormatError::Version { found: 9, .. })));
+    assert!(matches!(damage(9, 77), Err(FormatError::Checksum { .. })));
+    assert!(matches!(Command::decode(&good[..7]), Err(FormatError::Short { len: 7, .. })));
+    assert!(ClusterState::decode(&good).is_err());
+}
+
+/// Never edit: logs in the field hold these bytes. A change of the types is a new version in format.rs.
+#[test]
+fn golden_bytes_of_log_entries() {
+    let hex = |command: &Command| command.encode().iter().map(|b| format!("{b:02x}")).collect::<String>();
+    let golden = include_str!("../../golden/command-v2.hex");
+    let commands: Vec<Command> = golden_commands().into_iter().chain(golden_commands_of_version_2()).collect();
+    let encoded: Vec<String> = commands.iter().map(hex).collect();
+    assert!(golden.lines().eq(&encoded), "log entries are not the golden ones:\n{}", encoded.join("\n"));
+    for command in commands {
+        assert_eq!(Command::decode(&command.encode()), Ok(command));
+    }
+}
+
+#[test]
+fn log_entries_of_version_1_are_read() {
+    let golden = include_str!("../../golden/command-v1.hex");
+    let commands = golden_commands();
+    assert_eq!(golden.lines().count(), commands.len());
+    for (line, command) in golden.lines().zip(commands) {
+        assert_eq!(Command::decode(&bytes_of(line)), Ok(command));
+    }
+}
+
+#[test]
+fn a_snapshot_of_version_1_is_read_as_without_scrubs() {
+    let golden = include_str!("../../golden/snapshot-v1.hex");
+    let bytes = bytes_of(&golden.lines().collect::<String>());
+    let mut cluster = Cluster::with_volume(1, 1);
+    cluster.ask(ControlRequest::VolumeDelete { name: name("v") }).expect("free");
+    assert_eq!(ClusterState::decode(&bytes), Ok(cluster.state));
+}
+
+fn bytes_of(hex: &str) -> Vec<u8> {
+    hex.as_bytes()
+        .chunks(2)
+        .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).expect("hex"), 16).expect("hex"))
+        .collect()
+}
+
+fn golden_commands_of_version_2() -> Vec<Command> {
+    use ControlRequest as R;
+    let (osd, pg) = (OsdId(3), PgId { pool: PoolId(2), index: 300 });
+    let start = |target, deep| R::ScrubStart { target, deep };
+    let requests = [
+        start(ScrubTarget::All, true),
+        start(ScrubTarget::Pool(name("vm-1")), false),
+        start(ScrubTarget::Osd(osd), false),
+        start(ScrubTarget::Pgs(vec![pg]), true),
+        R::ScrubCancel { target: ScrubTarget::All },
+        R::ScrubDone { pg, epoch: Epoch(9), from: osd, report: scrubs::report(7, true) },
+    ];
+    requests.into_iter().map(Command::Request).collect()
+}
+
+fn golden_commands() -> Vec<Command> {
+    use ControlRequest as R;
+    let (osd, boot, pg) = (OsdId(3), BootId(0x1122_3344_5566_7788), PgId { pool: PoolId(2), index: 300 });
+    let (n, gateway) = (|| name("vm-1"), || "gw".to_owned());
+    let change = |change| R::PgChange { pg, epoch: Epoch(9), from: osd, change };
+    let attach = |mode| R::Attach { name: n(), gateway: gateway(), mode, read_only: true };
+    let requests = vec![
+        R::PoolCreate { name: n(), replicas: 3, min_size: Some(2) },
+        R::VolumeCreate { name: n(), size: 10 << 30, pool: None },
+        R::VolumeDelete { name: n() },
+        R::VolumeExtend { name: n(), size: 20 << 30 },
+        attach(AttachMode::Exclusive),
+        attach(AttachMode::Shared),
+        attach(AttachMode::Force),
+        R::Detach { name: n(), gateway: Some(gateway()) },
+        R::OpenAttachment { name: n(), gateway: gateway(), boot },
+        R::RegisterGateway { gateway: gateway(), boot, nbd_address: "a:1".into(), nbd_socket: "/s".into() },
+        R::OsdCreate { host: "h".into() },
+        R::OsdRegister { osd, boot, address: "a:1".into(), host: "h".into(), capacity: 1 << 40 },
+        R::OsdStopping { osd, boot },
+        change(PgChange::Remove(osd)),
+        change(PgChange::Add(osd)),
+        change(PgChange::NextEpoch),
+        change(PgChange::Resign),
+        R::BarrierPassed { barrier: 5, pgs: vec![pg] },
+    ];
+    let mut commands: Vec<_> = requests.into_iter().map(Command::Request).collect();
+    commands.extend([Command::OsdDown { osd, boot }, Command::OsdUp { osd, boot }]);
+    commands.push(Command::Rebalance { pgs: vec![(pg, Epoch(9))] });
+    commands
+}

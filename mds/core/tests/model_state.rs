@@ -1,0 +1,207 @@
+//! Random commands, sensible and senseless: no panic, every invariant after each, and one property on top of them all:
+//! whoever is given an exclusive volume, every PG refuses everybody who had it before.
+
+use ashlar_mds_core::state::{ClusterState, Command};
+use ashlar_types::control::{AttachGrant, AttachMode, ControlError, ControlReply, ControlRequest, PgChange};
+use ashlar_types::scrub::{ScrubReport, ScrubTarget};
+use ashlar_types::view::{ClusterView, Floor};
+use ashlar_types::{BootId, ClusterId, Epoch, Name, OsdId, PgId, PoolId, Revision, VolumeId};
+use proptest::prelude::*;
+use std::collections::BTreeMap;
+
+/// Reads one random number as many small ones.
+struct Digits(u64);
+
+impl Digits {
+    fn next(&mut self, below: u64) -> u64 {
+        let digit = self.0 % below;
+        self.0 /= below;
+        digit
+    }
+
+    fn small(&mut self, below: u64) -> u32 {
+        u32::try_from(self.next(below)).expect("a small number")
+    }
+
+    fn name(&mut self) -> Name {
+        Name::new(["a", "a", "a", "b"][self.next(4) as usize]).expect("a good name")
+    }
+
+    fn gateway(&mut self) -> String {
+        ["g1", "g2"][self.next(2) as usize].to_owned()
+    }
+
+    fn osd(&mut self) -> OsdId {
+        OsdId(1 + self.small(5))
+    }
+
+    fn boot(&mut self) -> BootId {
+        BootId(self.next(5))
+    }
+}
+
+fn target(d: &mut Digits) -> ScrubTarget {
+    match d.next(4) {
+        0 => ScrubTarget::All,
+        1 => ScrubTarget::Pool(d.name()),
+        2 => ScrubTarget::Osd(d.osd()),
+        _ => ScrubTarget::Pgs(vec![PgId { pool: PoolId(1 + d.small(2)), index: d.small(9) }]),
+    }
+}
+
+fn command(number: u64, view: &ClusterView) -> Command {
+    use ControlRequest as R;
+    let mut d = Digits(number);
+    let request = match d.next(24) {
+        21 => R::ScrubStart { target: target(&mut d), deep: d.next(2) == 0 },
+        22 => R::ScrubCancel { target: target(&mut d) },
+        23 => {
+            let pg = PgId { pool: PoolId(1 + d.small(2)), index: d.small(9) };
+            let known = view.pgs.get(&pg);
+            let from = known.and_then(|c| c.primary).filter(|_| d.next(4) > 0).unwrap_or(d.osd());
+            let epoch = known.map(|c| c.epoch).filter(|_| d.next(4) > 0).unwrap_or(Epoch(1));
+            let wish = view.scrubs.get(&pg).and_then(|s| s.wish).map_or(1, |w| w.number);
+            let (number, deep) = (wish + d.next(3) - 1, d.next(2) == 0);
+            let report = ScrubReport {
+                number,
+                deep,
+                ended_at: 1,
+                copies: 2,
+                chunks: 3,
+                mismatches: 0,
+                bad_blocks: 1,
+                repaired_blocks: 1,
+            };
+            R::ScrubDone { pg, epoch, from, report }
+        }
+        20 => {
+            let pgs = view.pgs.values().filter(|_| d.next(2) == 0).map(|c| (c.pg, c.epoch)).collect();
+            return Command::Rebalance { pgs };
+        }
+        0 => R::OsdCreate { host: "h".into() },
+        1 | 2 => R::OsdRegister {
+            osd: d.osd(),
+            boot: d.boot(),
+            address: "a:1".into(),
+            host: d.gateway(),
+            capacity: d.next(3),
+        },
+        3 | 4 => return Command::OsdDown { osd: d.osd(), boot: d.boot() },
+        5 => return Command::OsdUp { osd: d.osd(), boot: d.boot() },
+        6 => R::OsdStopping { osd: d.osd(), boot: d.boot() },
+        7 => R::PoolCreate { name: d.name(), replicas: d.next(5) as u8, min_size: Some(d.next(4) as u8) },
+        8 | 9 => R::VolumeCreate { name: d.name(), size: 512 * d.next(4), pool: Some(d.name()) },
+        10 => R::VolumeDelete { name: d.name() },
+        11 => R::VolumeExtend { name: d.name(), size: 512 * d.next(4) },
+        12 | 13 => {
+            let mode = [AttachMode::Exclusive, AttachMode::Shared, AttachMode::Force][d.next(3) as usize];
+            R::Attach { name: d.name(), gateway: d.gateway(), mode, read_only: false }
+        }
+        14 => R::Detach { name: d.name(), gateway: (d.next(2) == 0).then(|| "g1".to_owned()) },
+        15 | 16 => R::OpenAttachment { name: d.name(), gateway: d.gateway(), boot: d.boot() },
+        17 | 18 => {
+            let pg = PgId { pool: PoolId(1 + d.small(2)), index: d.small(9) };
+            let known = view.pgs.get(&pg);
+            let from = known.and_then(|c| c.primary).filter(|_| d.next(4) > 0).unwrap_or(d.osd());
+            let epoch = known.map(|c| c.epoch).filter(|_| d.next(4) > 0).unwrap_or(Epoch(1));
+            let osd = d.osd();
+            let change =
+                [PgChange::Remove(osd), PgChange::Add(osd), PgChange::NextEpoch, PgChange::Resign][d.next(4) as usize];
+            R::PgChange { pg, epoch, from, change }
+        }
+        _ => {
+            let Some(barrier) = view.barriers.get(d.next(2) as usize) else {
+                return Command::Request(R::BarrierPassed { barrier: d.next(9), pgs: vec![] });
+            };
+            let some = if d.next(2) == 0 { barrier.pgs.len() } else { barrier.pgs.len().div_ceil(2) };
+            R::BarrierPassed { barrier: barrier.id, pgs: barrier.pgs[..some].to_vec() }
+        }
+    };
+    Command::Request(request)
+}
+
+/// A cluster with a pool and a volume, so that most random commands mean something.
+fn prelude() -> Vec<Command> {
+    use ControlRequest as R;
+    let name = || Name::new("a").expect("a good name");
+    let osd =
+        |id| R::OsdRegister { osd: OsdId(id), boot: BootId(1), address: "a:1".into(), host: "h".into(), capacity: 1 };
+    let created = || R::OsdCreate { host: "h".into() };
+    let pool = R::PoolCreate { name: name(), replicas: 2, min_size: None };
+    let volume = R::VolumeCreate { name: name(), size: 512, pool: None };
+    let requests = [created(), created(), created(), osd(1), osd(2), osd(3), pool, volume];
+    requests.into_iter().map(Command::Request).collect()
+}
+
+/// What PGs and gateways know, followed from outside.
+#[derive(Default)]
+struct World {
+    floors: BTreeMap<(PgId, VolumeId), Floor>,
+    grants: Vec<AttachGrant>,
+}
+
+impl World {
+    fn before(&mut self, command: &Command, view: &ClusterView) {
+        let Command::Request(ControlRequest::BarrierPassed { barrier, pgs }) = command else { return };
+        for barrier in view.barriers.iter().filter(|b| b.id == *barrier) {
+            for pg in pgs {
+                self.floors.entry((*pg, barrier.volume)).or_default().raise(&barrier.floor);
+            }
+        }
+    }
+
+    fn on_grant(&mut self, grant: AttachGrant, shared: bool, view: &ClusterView) {
+        let pgs: Vec<_> = view.pgs.keys().filter(|pg| pg.pool == grant.pool).collect();
+        for older in self.grants.iter().filter(|g| g.volume == grant.volume && g.session != grant.session) {
+            for pg in &pgs {
+                let floor = self.floors.entry((**pg, grant.volume)).or_default();
+                assert!(!floor.fences(grant.attachment, grant.generation), "{pg} serves who was given the volume");
+                let fenced = floor.fences(older.attachment, older.generation);
+                assert!(fenced || shared, "{pg} still serves {older:?} beside {grant:?}");
+            }
+        }
+        if !self.grants.contains(&grant) {
+            assert!(self.grants.iter().all(|g| g.session != grant.session || g.size != grant.size), "A1");
+            self.grants.push(grant);
+        }
+    }
+}
+
+fn is_shared(state: &ClusterState, name: &Name) -> bool {
+    match state.query(&ControlRequest::VolumeShow { name: name.clone() }) {
+        Some(Ok(ControlReply::Volume(info))) => info.attachments.iter().all(|a| a.shared),
+        other => panic!("{other:?}"),
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 100, failure_persistence: None, ..ProptestConfig::default() })]
+    #[test]
+    fn invariants_hold_after_any_commands(numbers in prop::collection::vec(any::<u64>(), 1..400)) {
+        let mut state = ClusterState::new(ClusterId(1));
+        let mut watcher = state.view_since(Revision(0));
+        let mut world = World::default();
+        let start = prelude();
+        for index in 0..start.len() + numbers.len() {
+            let command = start.get(index).cloned().unwrap_or_else(|| command(numbers[index - start.len()], &watcher));
+            world.before(&command, &watcher);
+            let coded = Command::decode(&command.encode()).expect("what was written is read");
+            prop_assert_eq!(&coded, &command);
+            let result = state.apply(index as u64 + 2, command);
+            state.assert_invariants();
+            if let Err(error) = &result {
+                prop_assert!(!error.to_string().is_empty());
+            }
+            if !matches!(result, Ok(_) | Err(ControlError::Fencing { .. })) {
+                prop_assert_eq!(state.view_since(watcher.revision).revision, watcher.revision, "S3: a refusal leaves no trace");
+            }
+            watcher.apply(state.view_since(watcher.revision));
+            prop_assert_eq!(&watcher, &state.view_since(Revision(0)), "differences lead to the whole");
+            if let Ok(ControlReply::Opened(grant)) = result {
+                let shared = is_shared(&state, &grant.name);
+                world.on_grant(grant, shared, &watcher);
+            }
+        }
+        prop_assert_eq!(ClusterState::decode(&state.encode()), Ok(state));
+    }
+}
