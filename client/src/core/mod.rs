@@ -1,0 +1,205 @@
+//! One attachment session as a state machine: requests of a disk in, messages to OSDs out, answers in, completions out.
+//! No I/O, no clock, the same inputs give the same outputs.
+//!
+//! V1: each request gets exactly one completion. V2: a part keeps its number until it is answered, and an answered number is
+//! never sent again (R10). V3: requests that overlap, one of them writing, take effect in the order of submission.
+//! V4: a reconfiguration is never seen by the caller; it takes time, that is all.
+//! Called by the shell's engine and by the simulator. Knows nothing of sockets, tasks or how the view is fetched.
+
+mod data;
+mod lane;
+mod limits;
+mod link;
+mod range_lock;
+mod request;
+mod router;
+mod window;
+
+#[cfg(test)]
+mod tests;
+
+pub use limits::ClientLimits;
+
+use ashlar_types::control::AttachGrant;
+use ashlar_types::view::ClusterView;
+use ashlar_types::{BlockError, BlockReply, BlockRequest, BootId, OpNumber, OsdId, Tick};
+use ashlar_wire::Message;
+use request::{Finished, Requests};
+use router::{Router, Verdict};
+use std::sync::Arc;
+
+/// What a session needs to know.
+#[derive(Clone, Debug)]
+pub enum ClientEvent {
+    /// Its tag comes back in [`ClientAction::Complete`]; it needn't be unique.
+    Submit(BlockRequest),
+    /// A view or a difference to an earlier one; a late or repeated one does no harm. Shared by all sessions of a gateway.
+    View(Arc<ClusterView>),
+    /// The connection asked for by the newest [`ClientAction::Link`] stands.
+    LinkUp(OsdId),
+    /// It broke, or couldn't be made.
+    LinkDown(OsdId),
+    /// From the connection that stands; what comes from dropped ones is better left out, and does no harm.
+    Received(OsdId, Message),
+    /// The volume has this many bytes now.
+    Resized(u64),
+    /// The time of the newest [`ClientAction::WakeAt`] has come. An early or spurious one does no harm.
+    Timer,
+}
+
+/// What a session wants done, in order for each OSD.
+#[derive(Clone, Debug)]
+pub enum ClientAction {
+    /// Open a connection, dropping the one that stands; answered by `LinkUp` or `LinkDown`.
+    Link { osd: OsdId, boot: BootId, address: String },
+    /// Over the connection that stands; lost if it is broken, `LinkDown` tells.
+    LinkSend(OsdId, Message),
+    /// The answer to the request with this tag.
+    Complete(u64, Result<BlockReply, BlockError>),
+    /// The view seems stale: fetch what is newer now. An answer without news needn't be handed in.
+    WantView,
+    /// One timer, replaced by each of these.
+    WakeAt(Tick),
+    /// The session is over for good; all requests have failed and will fail. Drop its connections.
+    Fenced,
+}
+
+/// How far the numbers of a session have got. Who gives up a client and makes another for the same session in the same
+/// process hands it on, since no number may be used twice (R10).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SessionProgress {
+    next_number: u64,
+    next_connection: u64,
+}
+
+impl Default for SessionProgress {
+    fn default() -> SessionProgress {
+        SessionProgress { next_number: 1, next_connection: 1 }
+    }
+}
+
+/// The client side of one attachment session.
+#[derive(Debug)]
+pub struct VolumeClient {
+    requests: Requests,
+    router: Router,
+    fenced: bool,
+}
+
+impl VolumeClient {
+    /// For a session that was never used.
+    ///
+    /// # Panics
+    /// If the grant names no layer.
+    pub fn new(grant: AttachGrant, limits: ClientLimits) -> VolumeClient {
+        VolumeClient::resume(grant, limits, SessionProgress::default())
+    }
+
+    /// For a session of which an earlier client of this process gives its progress.
+    ///
+    /// # Panics
+    /// If the grant names no layer.
+    pub fn resume(grant: AttachGrant, limits: ClientLimits, progress: SessionProgress) -> VolumeClient {
+        assert!(!grant.layers.is_empty(), "a volume has a layer");
+        let requests = Requests::new(grant.size, grant.read_only, &limits);
+        VolumeClient { requests, router: Router::new(grant, limits, progress), fenced: false }
+    }
+
+    pub fn progress(&self) -> SessionProgress {
+        self.router.progress()
+    }
+
+    pub fn is_fenced(&self) -> bool {
+        self.fenced
+    }
+
+    /// Whether every request has its completion.
+    pub fn is_idle(&self) -> bool {
+        self.requests.is_empty()
+    }
+
+    /// Requests without completion.
+    pub fn pending(&self) -> usize {
+        self.requests.len()
+    }
+
+    /// The parts that have a number and no answer (R10), lowest first.
+    pub fn unanswered(&self) -> impl Iterator<Item = OpNumber> {
+        self.router.window().iter().map(|(number, _)| number)
+    }
+
+    /// Bytes of the volume.
+    pub fn size(&self) -> u64 {
+        self.requests.size()
+    }
+
+    /// The only way in.
+    pub fn step(&mut self, now: Tick, event: ClientEvent, actions: &mut Vec<ClientAction>) {
+        match event {
+            ClientEvent::Submit(request) => self.on_submit(request, actions),
+            _ if self.fenced => {}
+            ClientEvent::View(view) => self.router.on_view(now, &view, actions),
+            ClientEvent::LinkUp(osd) => self.router.on_link_up(now, osd, actions),
+            ClientEvent::LinkDown(osd) => self.router.on_link_down(now, osd, actions),
+            ClientEvent::Received(osd, message) => self.on_received(now, osd, message, actions),
+            ClientEvent::Resized(size) => self.requests.resize(size),
+            ClientEvent::Timer => self.router.on_timer(now, actions),
+        }
+        if !self.fenced {
+            self.send_ready(now, actions);
+            self.router.arm(actions);
+            self.router.assert_invariants();
+        }
+    }
+
+    fn on_submit(&mut self, request: BlockRequest, actions: &mut Vec<ClientAction>) {
+        if self.fenced {
+            actions.push(ClientAction::Complete(request.tag, Err(BlockError::Fenced)));
+        } else if let Some(refused) = self.requests.submit(request) {
+            complete(refused, actions);
+        }
+    }
+
+    fn on_received(&mut self, now: Tick, from: OsdId, message: Message, actions: &mut Vec<ClientAction>) {
+        let verdict = match message {
+            Message::IoReply(reply) => self.router.on_io_reply(now, from, reply, actions),
+            Message::HelloReply(reply) => {
+                self.router.on_hello_reply(now, from, &reply, actions);
+                None
+            }
+            // Nothing else is for a client.
+            _ => None,
+        };
+        match verdict {
+            None => {}
+            Some(Verdict::Fenced) => self.on_fenced(actions),
+            Some(Verdict::Settled(part, result)) => {
+                if let Some(finished) = self.requests.settle(&part, result) {
+                    complete(finished, actions);
+                }
+            }
+        }
+    }
+
+    fn on_fenced(&mut self, actions: &mut Vec<ClientAction>) {
+        self.fenced = true;
+        for finished in self.requests.fail_all(&BlockError::Fenced) {
+            complete(finished, actions);
+        }
+        actions.push(ClientAction::Fenced);
+    }
+
+    fn send_ready(&mut self, now: Tick, actions: &mut Vec<ClientAction>) {
+        if !self.router.knows_pool() && self.requests.has_ready() {
+            self.router.want_view(now, actions);
+        }
+        while self.router.has_room() {
+            let Some(part) = self.requests.next_part() else { return };
+            self.router.take(now, part, actions);
+        }
+    }
+}
+
+fn complete(finished: Finished, actions: &mut Vec<ClientAction>) {
+    actions.push(ClientAction::Complete(finished.tag, finished.result));
+}

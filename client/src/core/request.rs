@@ -1,0 +1,318 @@
+//! Requests of the caller and how they fall into parts, one of one chunk each. A part is made when there is room for it, so
+//! a discard of a whole device costs no more memory than a small one.
+
+use super::ClientLimits;
+use super::data::{fragment_crcs, join_extents, zero_crcs, zeroes};
+use super::lane::LaneId;
+use super::range_lock::RangeLock;
+use ashlar_types::{
+    BlockError, BlockOp, BlockReply, BlockRequest, CHUNK_BYTES, ChunkIndex, Crc, Epoch, Extent, OsdId, Tick,
+};
+use ashlar_wire::IoKind;
+use bytes::Bytes;
+use std::collections::{BTreeMap, VecDeque};
+
+/// The part of a request that falls into one chunk.
+#[derive(Debug)]
+pub(super) struct Part {
+    pub(super) request: u64,
+    /// Its place among the parts of its request.
+    pub(super) slot: usize,
+    pub(super) chunk: ChunkIndex,
+    pub(super) offset: u32,
+    pub(super) len: u32,
+    pub(super) kind: IoKind,
+    pub(super) crcs: Vec<Crc>,
+    pub(super) payload: Bytes,
+    /// Where it waits, or was sent from.
+    pub(super) lane: LaneId,
+    /// Where it is being done; `None` while it waits in its lane.
+    pub(super) sent: Option<Sent>,
+    pub(super) timeouts: u32,
+    pub(super) damaged: u32,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Sent {
+    pub(super) osd: OsdId,
+    pub(super) epoch: Epoch,
+    pub(super) at: Tick,
+    pub(super) deadline: Tick,
+}
+
+/// What a part that was done gives its request.
+#[derive(Debug)]
+pub(super) enum PartOutput {
+    Done,
+    Data(Vec<Bytes>),
+    Extents(Vec<Extent>),
+}
+
+#[derive(Debug)]
+enum Work {
+    Read { pieces: Vec<Vec<Bytes>> },
+    Write { data: Bytes, crcs: Vec<Crc> },
+    WriteZeroes,
+    Zero,
+    Extents { found: Vec<Vec<Extent>> },
+}
+
+impl Work {
+    fn writes(&self) -> bool {
+        match self {
+            Work::Read { .. } | Work::Extents { .. } => false,
+            Work::Write { .. } | Work::WriteZeroes | Work::Zero => true,
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Request {
+    tag: u64,
+    work: Work,
+    offset: u64,
+    len: u64,
+    /// Bytes of it that are in parts already.
+    issued: u64,
+    slots: usize,
+    outstanding: usize,
+    /// Earlier requests that it still waits for.
+    blockers: u32,
+    /// The first failure of a part. Nothing more is issued then; what is issued is awaited.
+    error: Option<BlockError>,
+}
+
+impl Request {
+    fn next_part(&mut self, key: u64) -> Option<Part> {
+        let left = self.len - self.issued;
+        if left == 0 || self.error.is_some() {
+            return None;
+        }
+        let at = self.offset + self.issued;
+        let chunk_bytes = u64::from(CHUNK_BYTES);
+        let within = u32::try_from(at % chunk_bytes).expect("less than a chunk");
+        let len = u32::try_from(left).unwrap_or(u32::MAX).min(CHUNK_BYTES - within);
+        let chunk = ChunkIndex(u32::try_from(at / chunk_bytes).expect("within the device, whose size is bounded"));
+        let (kind, crcs, payload) = self.work.content(self.offset, self.issued, within, len);
+        let slot = self.slots;
+        self.issued += u64::from(len);
+        self.slots += 1;
+        self.outstanding += 1;
+        let (lane, sent, timeouts, damaged) = (LaneId::default(), None, 0, 0);
+        Some(Part {
+            request: key,
+            slot,
+            chunk,
+            offset: within,
+            len,
+            kind,
+            crcs,
+            payload,
+            lane,
+            sent,
+            timeouts,
+            damaged,
+        })
+    }
+
+    fn settle(&mut self, slot: usize, result: Result<PartOutput, BlockError>) {
+        self.outstanding -= 1;
+        match (result, &mut self.work) {
+            (Err(error), _) => {
+                self.error.get_or_insert(error);
+            }
+            (Ok(PartOutput::Data(data)), Work::Read { pieces }) => put(pieces, slot, data),
+            (Ok(PartOutput::Extents(extents)), Work::Extents { found }) => put(found, slot, extents),
+            (Ok(_), _) => {}
+        }
+    }
+
+    fn is_done(&self) -> bool {
+        self.outstanding == 0 && (self.issued == self.len || self.error.is_some())
+    }
+
+    fn into_result(self) -> Result<BlockReply, BlockError> {
+        if let Some(error) = self.error {
+            return Err(error);
+        }
+        Ok(match self.work {
+            Work::Read { mut pieces } if pieces.len() == 1 => BlockReply::Data(pieces.remove(0)),
+            Work::Read { pieces } => BlockReply::Data(pieces.into_iter().flatten().collect()),
+            Work::Extents { found } => BlockReply::Extents(join_extents(found)),
+            Work::Write { .. } | Work::WriteZeroes | Work::Zero => BlockReply::Done,
+        })
+    }
+}
+
+fn put<T: Default>(list: &mut Vec<T>, slot: usize, item: T) {
+    if list.len() <= slot {
+        list.resize_with(slot + 1, T::default);
+    }
+    list[slot] = item;
+}
+
+impl Work {
+    /// Kind, CRCs and payload of the part of `len` bytes that begins `issued` bytes into the request and `within` bytes into its chunk.
+    fn content(&mut self, start: u64, issued: u64, within: u32, len: u32) -> (IoKind, Vec<Crc>, Bytes) {
+        match self {
+            Work::Read { .. } => (IoKind::Read, Vec::new(), Bytes::new()),
+            Work::Extents { .. } => (IoKind::Extents, Vec::new(), Bytes::new()),
+            Work::Zero => (IoKind::Zero, Vec::new(), Bytes::new()),
+            Work::WriteZeroes => (IoKind::Write, zero_crcs(within, len), zeroes(len)),
+            Work::Write { data, crcs } => {
+                if issued == 0 && data.len() == len as usize {
+                    return (IoKind::Write, std::mem::take(crcs), std::mem::take(data));
+                }
+                let from = usize::try_from(issued).expect("data is in memory");
+                let payload = data.slice(from..from + len as usize);
+                // A chunk holds whole blocks, so fragments of one block are never in two parts.
+                let block = u64::from(ashlar_types::BLOCK_BYTES);
+                let first = usize::try_from((start + issued) / block - start / block).expect("data is in memory");
+                let count = ashlar_types::BlockRange::covering(within, len).expect("inside its chunk").count();
+                (IoKind::Write, crcs[first..first + usize::from(count)].to_vec(), payload)
+            }
+        }
+    }
+}
+
+/// A request that is over, or one refused at once.
+#[derive(Debug)]
+pub(super) struct Finished {
+    pub(super) tag: u64,
+    pub(super) result: Result<BlockReply, BlockError>,
+}
+
+/// All requests that the caller has no answer to.
+#[derive(Debug)]
+pub(super) struct Requests {
+    size: u64,
+    read_only: bool,
+    extents_bytes_max: u64,
+    next_key: u64,
+    /// In order of arrival.
+    pending: BTreeMap<u64, Request>,
+    lock: RangeLock,
+    /// Wait for nobody and have bytes that are in no part yet. Served in turn, so that a long one doesn't hold up the others.
+    ready: VecDeque<u64>,
+}
+
+impl Requests {
+    pub(super) fn new(size: u64, read_only: bool, limits: &ClientLimits) -> Requests {
+        let extents_bytes_max = u64::from(limits.extents_chunks_max) * u64::from(CHUNK_BYTES);
+        let (pending, lock, ready) = (BTreeMap::new(), RangeLock::default(), VecDeque::new());
+        let mut new = Requests { size: 0, read_only, extents_bytes_max, next_key: 0, pending, lock, ready };
+        new.resize(size);
+        new
+    }
+
+    /// A chunk index has 32 bits; nothing beyond can be reached.
+    pub(super) fn resize(&mut self, size: u64) {
+        self.size = size.min(u64::from(CHUNK_BYTES) << 32);
+    }
+
+    pub(super) fn size(&self) -> u64 {
+        self.size
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.pending.is_empty()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.pending.len()
+    }
+
+    /// Takes a request in, or says how it ends at once.
+    pub(super) fn submit(&mut self, request: BlockRequest) -> Option<Finished> {
+        let tag = request.tag;
+        let (work, offset, len) = match request.op {
+            // R1: what completed is durable, so there is nothing to wait for.
+            BlockOp::Flush => return Some(Finished { tag, result: Ok(BlockReply::Done) }),
+            BlockOp::Read { offset, len } => (Work::Read { pieces: Vec::new() }, offset, u64::from(len)),
+            BlockOp::Write { offset, data } => {
+                let len = data.len() as u64;
+                let crcs =
+                    if self.refusal(offset, len, true).is_none() { fragment_crcs(offset, &data) } else { Vec::new() };
+                (Work::Write { data, crcs }, offset, len)
+            }
+            BlockOp::Discard { offset, len } => (Work::Zero, offset, len),
+            BlockOp::WriteZeroes { offset, len, keep_allocated: false } => (Work::Zero, offset, len),
+            BlockOp::WriteZeroes { offset, len, keep_allocated: true } => (Work::WriteZeroes, offset, len),
+            BlockOp::Extents { offset, len } => (Work::Extents { found: Vec::new() }, offset, len),
+        };
+        if let Some(error) = self.refusal(offset, len, work.writes()) {
+            return Some(Finished { tag, result: Err(error) });
+        }
+        let len = if let Work::Extents { .. } = work { len.min(self.extents_bytes_max) } else { len };
+        let blockers = 0;
+        let mut request =
+            Request { tag, work, offset, len, issued: 0, slots: 0, outstanding: 0, blockers, error: None };
+        if len == 0 {
+            return Some(Finished { tag, result: request.into_result() });
+        }
+        let key = self.next_key;
+        self.next_key += 1;
+        request.blockers = self.lock.acquire(key, offset, len, request.work.writes());
+        if request.blockers == 0 {
+            self.ready.push_back(key);
+        }
+        self.pending.insert(key, request);
+        None
+    }
+
+    fn refusal(&self, offset: u64, len: u64, writes: bool) -> Option<BlockError> {
+        if writes && self.read_only {
+            return Some(BlockError::ReadOnly);
+        }
+        let inside = offset.checked_add(len).is_some_and(|end| end <= self.size);
+        (!inside).then_some(BlockError::OutOfRange)
+    }
+
+    pub(super) fn has_ready(&self) -> bool {
+        !self.ready.is_empty()
+    }
+
+    /// The next part to be sent.
+    pub(super) fn next_part(&mut self) -> Option<Part> {
+        while let Some(key) = self.ready.pop_front() {
+            // A request that failed is over, or ends with the parts it has out.
+            let Some(request) = self.pending.get_mut(&key) else { continue };
+            if let Some(part) = request.next_part(key) {
+                if request.issued < request.len {
+                    self.ready.push_back(key);
+                }
+                return Some(part);
+            }
+        }
+        None
+    }
+
+    /// A part is over. Gives the request if that ends it.
+    pub(super) fn settle(&mut self, part: &Part, result: Result<PartOutput, BlockError>) -> Option<Finished> {
+        let request = self.pending.get_mut(&part.request).expect("a request is pending until its parts are settled");
+        request.settle(part.slot, result);
+        if !request.is_done() {
+            return None;
+        }
+        let request = self.pending.remove(&part.request).expect("just seen");
+        let (pending, ready) = (&mut self.pending, &mut self.ready);
+        self.lock.release(part.request, |later| {
+            let waiting = pending.get_mut(&later).expect("what holds a range is pending");
+            waiting.blockers -= 1;
+            if waiting.blockers == 0 {
+                ready.push_back(later);
+            }
+        });
+        Some(Finished { tag: request.tag, result: request.into_result() })
+    }
+
+    /// Ends everything, in order of arrival.
+    pub(super) fn fail_all(&mut self, error: &BlockError) -> impl Iterator<Item = Finished> {
+        self.lock = RangeLock::default();
+        self.ready.clear();
+        let error = error.clone();
+        std::mem::take(&mut self.pending)
+            .into_values()
+            .map(move |request| Finished { tag: request.tag, result: Err(error.clone()) })
+    }
+}

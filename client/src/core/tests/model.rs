@@ -1,0 +1,208 @@
+//! Random requests through a cluster that misbehaves, against a plain array. Overlapping requests take effect in the order
+//! of submission (V3), so what a read must give is known when it is submitted.
+
+use super::fake::{FakeCluster, Random};
+use super::*;
+use ashlar_types::{CHUNK_BYTES, OpNumber};
+use bytes::Bytes;
+use std::collections::BTreeSet;
+
+/// Two chunks and a bit around the border between the first two is where requests fall.
+const SIZE: u64 = 3 * CHUNK_BYTES as u64;
+const BASE: u64 = CHUNK_BYTES as u64 - 10 * 4096;
+const SPAN: u64 = 20 * 4096;
+
+enum Expected {
+    Done,
+    Data(Vec<u8>),
+    Extents { len: u64 },
+}
+
+struct Run {
+    rig: Rig,
+    cluster: FakeCluster,
+    random: Random,
+    model: Vec<u8>,
+    expected: BTreeMap<u64, Expected>,
+    next_tag: u64,
+    /// Numbers whose answer the client has.
+    answered: BTreeSet<OpNumber>,
+}
+
+impl Run {
+    fn new(seed: u64) -> Run {
+        let mut random = Random(seed);
+        let limits = ClientLimits {
+            unanswered_max: 1 + random.below(12) as usize,
+            span_max: 12 + random.below(12) as usize,
+            damaged_retries_max: 1000,
+            ..ClientLimits::default()
+        };
+        Run {
+            rig: Rig::new(grant(SIZE), limits),
+            cluster: FakeCluster::new(1 + random.below(3) as u32),
+            random,
+            model: vec![0; SPAN as usize],
+            expected: BTreeMap::new(),
+            next_tag: 0,
+            answered: BTreeSet::new(),
+        }
+    }
+
+    fn step(&mut self, event: ClientEvent) {
+        if let ClientEvent::Received(_, Message::IoReply(_)) = event {
+            let before: BTreeSet<OpNumber> = self.rig.client.unanswered().collect();
+            self.rig.step(event);
+            let after: BTreeSet<OpNumber> = self.rig.client.unanswered().collect();
+            self.answered.extend(before.difference(&after));
+        } else {
+            self.rig.step(event);
+        }
+        for osd in std::mem::take(&mut self.rig.links) {
+            self.cluster.cut(osd);
+            if self.cluster.faults && self.random.one_in(4) {
+                self.step(ClientEvent::LinkDown(osd));
+            } else {
+                self.cluster.connect(osd);
+                self.step(ClientEvent::LinkUp(osd));
+            }
+        }
+        for (osd, hello) in std::mem::take(&mut self.rig.hellos) {
+            self.cluster.send(osd, Message::Hello(hello));
+        }
+        for (osd, request) in std::mem::take(&mut self.rig.requests) {
+            self.check_number(&request);
+            self.cluster.send(osd, Message::IoRequest(request));
+        }
+        for (tag, result) in std::mem::take(&mut self.rig.completed) {
+            self.check_completion(tag, result);
+        }
+    }
+
+    fn check_number(&self, request: &IoRequest) {
+        let number = request.op.number;
+        assert!(!self.answered.contains(&number), "V2: {number} is answered and sent again");
+        assert!(
+            (1..request.lowest_unanswered.0).all(|n| self.answered.contains(&OpNumber(n))),
+            "R10: below {} all is answered",
+            request.lowest_unanswered
+        );
+        assert!(!self.answered.contains(&request.lowest_unanswered), "R10: the lowest is unanswered");
+    }
+
+    fn check_completion(&mut self, tag: u64, result: Result<BlockReply, BlockError>) {
+        match (self.expected.remove(&tag).expect("V1: one completion each"), result) {
+            (Expected::Done, Ok(BlockReply::Done)) => {}
+            (Expected::Data(expected), Ok(BlockReply::Data(pieces))) => {
+                assert!(pieces.concat() == expected, "V3: request {tag} read something else");
+            }
+            (Expected::Extents { len }, Ok(BlockReply::Extents(extents))) => {
+                assert_eq!(extents.iter().map(|e| e.len).sum::<u64>(), len);
+            }
+            (_, other) => panic!("V4: request {tag} ended with {other:?}"),
+        }
+    }
+
+    fn submit(&mut self) {
+        let tag = self.next_tag;
+        self.next_tag += 1;
+        let unit = if self.random.one_in(2) { 4096 } else { 512 };
+        let start = self.random.below(SPAN / unit) * unit;
+        let len = ((1 + self.random.below(24)) * unit).min(SPAN - start);
+        let offset = BASE + start;
+        let here = start as usize..(start + len) as usize;
+        let (op, expected) = match self.random.below(10) {
+            0..4 => {
+                let data: Vec<u8> = (0..len).map(|i| (tag * 7 + i / 512 + 1) as u8).collect();
+                self.model[here].copy_from_slice(&data);
+                (BlockOp::Write { offset, data: Bytes::from(data) }, Expected::Done)
+            }
+            4..8 => {
+                let len = u32::try_from(len).expect("small");
+                (BlockOp::Read { offset, len }, Expected::Data(self.model[here].to_vec()))
+            }
+            8 => {
+                self.model[here].fill(0);
+                let op = match self.random.below(3) {
+                    0 => BlockOp::Discard { offset, len },
+                    kind => BlockOp::WriteZeroes { offset, len, keep_allocated: kind == 1 },
+                };
+                (op, Expected::Done)
+            }
+            _ => (BlockOp::Extents { offset, len }, Expected::Extents { len }),
+        };
+        self.expected.insert(tag, expected);
+        self.step(ClientEvent::Submit(BlockRequest { tag, op }));
+    }
+
+    fn turn(&mut self) {
+        let osd = OsdId(self.random.below(3) as u32);
+        match self.random.below(if self.cluster.faults { 20 } else { 16 }) {
+            0..7 => {
+                let mut random = Random(self.random.below(u64::MAX));
+                self.cluster.work(osd, &mut random);
+            }
+            7..13 => {
+                if let Some(message) = self.cluster.next_answer(osd) {
+                    self.step(ClientEvent::Received(osd, message));
+                }
+            }
+            13 => self.pass_time(),
+            14 => self.rig.now = self.rig.now + ashlar_types::Duration(self.random.below(500)),
+            15 => {
+                let view = Arc::new(self.cluster.view());
+                self.step(ClientEvent::View(view));
+            }
+            16 => {
+                let primary = [None, Some(0), Some(1), Some(2)][self.random.below(4) as usize];
+                self.cluster.reconfigure(primary);
+            }
+            17 if self.cluster.cut(osd) => self.step(ClientEvent::LinkDown(osd)),
+            18 => self.rig.step(ClientEvent::Timer),
+            _ => {}
+        }
+    }
+
+    fn pass_time(&mut self) {
+        if let Some(at) = self.rig.wake.take() {
+            self.rig.now = self.rig.now.max(at);
+            self.step(ClientEvent::Timer);
+        }
+    }
+
+    /// Without faults, everything ends.
+    fn finish(&mut self) {
+        self.cluster.faults = false;
+        self.cluster.reconfigure(Some(1));
+        let view = Arc::new(self.cluster.view());
+        self.step(ClientEvent::View(view));
+        for _ in 0..200_000 {
+            if self.expected.is_empty() {
+                break;
+            }
+            self.turn();
+        }
+        assert!(self.expected.is_empty(), "{} requests never ended", self.expected.len());
+        assert!(self.rig.client.is_idle() && self.rig.client.unanswered().next().is_none());
+    }
+}
+
+#[test]
+fn random_requests_through_a_faulty_cluster_behave_like_an_array() {
+    for seed in 0..150 {
+        let mut run = Run::new(seed);
+        for turn in 0..1500 {
+            if turn % 5 == 0 && run.expected.len() < 40 {
+                run.submit();
+            }
+            run.turn();
+        }
+        run.finish();
+        // What is there now, all of it.
+        let expected = run.model.clone();
+        run.expected.insert(run.next_tag, Expected::Data(expected));
+        let op = BlockOp::Read { offset: BASE, len: SPAN as u32 };
+        run.step(ClientEvent::Submit(BlockRequest { tag: run.next_tag, op }));
+        run.finish();
+    }
+}

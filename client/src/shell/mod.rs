@@ -1,0 +1,14 @@
+//! The session on tokio. One task for each volume runs its core, its connections and its clock; whoever submits only puts
+//! the request into a queue. Views come once for all volumes of a process.
+
+mod cluster;
+mod connection;
+mod control;
+mod engine;
+mod gateway;
+mod volume;
+
+pub use cluster::Cluster;
+pub use control::{Control, ControlFuture};
+pub use gateway::{Gateway, GatewayOptions, OpenVolume};
+pub use volume::{OpenError, Volume};

@@ -1,0 +1,185 @@
+//! A volume that this process has attached, as a disk.
+
+use super::cluster::{Cluster, wrong_answer};
+use super::engine::{Command, Engine};
+use crate::core::{ClientLimits, SessionProgress, VolumeClient};
+use ashlar_types::control::{AttachGrant, ControlError, ControlReply, ControlRequest};
+use ashlar_types::{
+    BlockDevice, BlockError, BlockRequest, BootId, Completions, DeviceInfo, Name, NameError, SessionId, format_bytes,
+};
+use ashlar_wire_control::ControlClientError;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
+
+/// How often a volume that is being taken over is asked for.
+const FENCING_PAUSE: Duration = Duration::from_millis(50);
+
+/// Why a volume can't be had. The texts are for people.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error("{0}")]
+    Name(#[from] NameError),
+    /// There is no such volume, or it isn't attached to this gateway.
+    #[error("volume {name} is not attached to gateway {gateway}: {reason}")]
+    NotAttached { name: Name, gateway: String, reason: ControlError },
+    /// Its older holder isn't fenced yet; maybe later.
+    #[error("volume {name} is still being taken over: waiting for {waiting_for}")]
+    Fencing { name: Name, waiting_for: String },
+    /// This process had it and lost it, and was not given it anew.
+    #[error("volume {name} was fenced here: it was taken over or deleted; attach it again to use it")]
+    Fenced { name: Name },
+    #[error("volume {name}: {reason}")]
+    Refused { name: Name, reason: ControlError },
+    #[error("volume {name}: {source}")]
+    Control { name: Name, source: ControlClientError },
+    #[error("the gateway is shutting down")]
+    ShuttingDown,
+}
+
+/// What the engine tells those who hold the volume.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) name: Name,
+    /// Bytes.
+    pub(super) size: AtomicU64,
+    pub(super) fenced: AtomicBool,
+    read_only: bool,
+    session: SessionId,
+}
+
+/// A volume's session. When the last handle is dropped, the session ends with it, and requests under way fail; so end with
+/// [`Volume::close`].
+#[derive(Debug)]
+pub struct Volume {
+    shared: Arc<Shared>,
+    commands: mpsc::UnboundedSender<Command>,
+}
+
+impl Volume {
+    /// Opens the volume that is attached to `gateway`. `boot` is of this process; the same one may open a volume a second time only
+    /// through a [`Gateway`](super::Gateway), which knows which numbers the session has used. Waits for a takeover for up to
+    /// `patience`.
+    pub async fn open(
+        cluster: &Cluster,
+        name: &Name,
+        gateway: &str,
+        boot: BootId,
+        patience: Duration,
+    ) -> Result<Arc<Volume>, OpenError> {
+        let grant = request_grant(cluster, name, gateway, boot, patience).await?;
+        Ok(Volume::start(cluster, grant, ClientLimits::default(), SessionProgress::default()))
+    }
+
+    /// Serves a grant, from where an earlier session of the same number in this process has ended.
+    pub(super) fn start(
+        cluster: &Cluster,
+        grant: AttachGrant,
+        limits: ClientLimits,
+        progress: SessionProgress,
+    ) -> Arc<Volume> {
+        let size = grant.size;
+        tracing::info!(
+            volume = %grant.name, id = %grant.volume, session = %grant.session, generation = %grant.generation,
+            size, read_only = grant.read_only, "opened"
+        );
+        let shared = Arc::new(Shared {
+            name: grant.name.clone(),
+            size: AtomicU64::new(size),
+            fenced: AtomicBool::new(false),
+            read_only: grant.read_only,
+            session: grant.session,
+        });
+        let (commands, receiver) = mpsc::unbounded_channel();
+        cluster.add_volume(&commands);
+        let core = VolumeClient::resume(grant, limits, progress);
+        let engine = Engine::new(core, shared.clone(), cluster.clone(), receiver);
+        tokio::spawn(engine.run());
+        Arc::new(Volume { shared, commands })
+    }
+
+    pub fn name(&self) -> &Name {
+        &self.shared.name
+    }
+
+    pub fn session(&self) -> SessionId {
+        self.shared.session
+    }
+
+    /// Whether the attachment was lost; all requests fail then.
+    pub fn is_fenced(&self) -> bool {
+        self.shared.fenced.load(Ordering::Acquire)
+    }
+
+    /// The volume was extended.
+    pub fn resize(&self, size: u64) {
+        if size != self.shared.size.load(Ordering::Acquire) {
+            // At once, so that who opens now sees it. The engine hears of it before any request to the new part does.
+            self.shared.size.store(size, Ordering::Release);
+            // Fails when the engine has ended, and then nobody reads the size.
+            let _ = self.commands.send(Command::Resized(size));
+        }
+    }
+
+    /// Takes nothing more, waits for requests under way until `patience` is over, and fails the others. Gives how far the session
+    /// has used its numbers; `None` if it was closed before.
+    pub async fn close(&self, patience: Duration) -> Option<SessionProgress> {
+        let (closed, answer) = oneshot::channel();
+        self.commands.send(Command::Close { deadline: Instant::now() + patience, closed }).ok()?;
+        answer.await.ok()
+    }
+}
+
+impl BlockDevice for Volume {
+    fn info(&self) -> DeviceInfo {
+        let size = self.shared.size.load(Ordering::Acquire);
+        DeviceInfo {
+            size,
+            read_only: self.shared.read_only,
+            description: format!("Ashlar volume {}, {}", self.shared.name, format_bytes(size)),
+        }
+    }
+
+    /// Puts the request into the engine's queue, which is as long as the callers have requests under way.
+    fn submit(&self, request: BlockRequest, completions: &Arc<dyn Completions>) {
+        let tag = request.tag;
+        if self.commands.send(Command::Submit(request, completions.clone())).is_err() {
+            completions.complete(tag, Err(BlockError::ShuttingDown));
+        }
+    }
+}
+
+/// Asks for the attachment until its older holder is fenced.
+pub(super) async fn request_grant(
+    cluster: &Cluster,
+    name: &Name,
+    gateway: &str,
+    boot: BootId,
+    patience: Duration,
+) -> Result<AttachGrant, OpenError> {
+    let deadline = Instant::now() + patience;
+    loop {
+        let request = ControlRequest::OpenAttachment { name: name.clone(), gateway: gateway.to_owned(), boot };
+        let refusal = match cluster.control().request(request).await {
+            Ok(ControlReply::Opened(grant)) if !grant.layers.is_empty() => return Ok(grant),
+            Ok(_) => return Err(OpenError::Control { name: name.clone(), source: wrong_answer("a grant") }),
+            Err(ControlClientError::Refused(refusal)) => refusal,
+            Err(source) => return Err(OpenError::Control { name: name.clone(), source }),
+        };
+        let is_passing = matches!(refusal, ControlError::Fencing { .. } | ControlError::Busy);
+        if is_passing && Instant::now() + FENCING_PAUSE < deadline {
+            tokio::time::sleep(FENCING_PAUSE).await;
+            continue;
+        }
+        let name = name.clone();
+        return Err(match refusal {
+            ControlError::Fencing { waiting_for } => OpenError::Fencing { name, waiting_for },
+            reason @ (ControlError::NotFound { .. } | ControlError::Attached { .. }) => {
+                OpenError::NotAttached { name, gateway: gateway.to_owned(), reason }
+            }
+            reason => OpenError::Refused { name, reason },
+        });
+    }
+}
