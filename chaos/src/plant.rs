@@ -1,0 +1,86 @@
+//! The planted bugs: each is one constant of the core's [`Policy`] set the wrong way. The simulator is tested by them.
+
+use crate::aim::Aim;
+use crate::machine::OsdMachine;
+use ashlar_osd_core::{Honest, Osd, OsdConfig, Policy};
+use ashlar_types::Tick;
+use std::fmt;
+use std::str::FromStr;
+
+macro_rules! plants {
+    ($($plant:ident, $name:literal, $constant:ident, [$($aim:ident),+];)+) => {
+        /// A planted bug; what each does stands at the constants of [`Policy`].
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+        pub enum Plant {
+            $($plant,)+
+        }
+
+        impl Plant {
+            pub const ALL: &[Plant] = &[$(Plant::$plant),+];
+
+            pub fn name(self) -> &'static str {
+                match self { $(Plant::$plant => $name,)+ }
+            }
+        }
+
+        mod policies {
+            use super::Policy;
+            $(
+                #[derive(Clone, Copy, Debug)]
+                pub struct $plant;
+                impl Policy for $plant {
+                    const $constant: bool = true;
+                }
+            )+
+        }
+
+        /// The faults that bring a planted bug to light soonest.
+        pub fn aims_for(plant: Plant) -> &'static [Aim] {
+            match plant { $(Plant::$plant => &[$(Aim::$aim),+],)+ }
+        }
+
+        /// An OSD core with the bug, or the honest one.
+        pub fn new_machine(plant: Option<Plant>, config: OsdConfig, now: Tick) -> Box<dyn OsdMachine> {
+            match plant {
+                None => Box::new(Osd::<Honest>::new(config, now)),
+                $(Some(Plant::$plant) => Box::new(Osd::<policies::$plant>::new(config, now)),)+
+            }
+        }
+    };
+}
+
+plants! {
+    AckBeforeFlush, "ack-before-flush", ACK_BEFORE_FLUSH, [PowerLoss];
+    NoFlush, "no-flush", NO_FLUSH, [PowerLoss];
+    SkipReconcile, "skip-reconcile", SKIP_RECONCILE, [SecondFailure, IsolatePrimary];
+    StaleEpochAccepted, "stale-epoch-accepted", STALE_EPOCH_ACCEPTED, [IsolatePrimary];
+    NoReadLease, "no-read-lease", NO_READ_LEASE, [IsolatePrimary];
+    JoinerNotAwaited, "joiner-not-awaited", JOINER_NOT_AWAITED, [Joiner];
+    WriteOnMissingChunk, "write-on-missing-chunk", WRITE_ON_MISSING_CHUNK, [Joiner];
+    ForgottenRetryId, "forgotten-retry-id", FORGOTTEN_RETRY_ID, [BreakConnections];
+    MinSizeAtAdmissionOnly, "min-size-at-admission-only", MIN_SIZE_AT_ADMISSION_ONLY, [BelowMinSize];
+    BootIdIgnored, "boot-id-ignored", BOOT_ID_IGNORED, [LostBoot];
+    FloorSkipped, "floor-skipped", FLOOR_SKIPPED, [TakeOver];
+    LatePrepareAfterReport, "late-prepare-after-report", LATE_PREPARE_AFTER_REPORT, [SecondFailure, PausedPrimary];
+    DamagedTailVetoes, "damaged-tail-vetoes", DAMAGED_TAIL_VETOES, [DamagedTail];
+}
+
+impl fmt::Display for Plant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// Names no planted bug.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{name:?} is not a planted bug; there are: {}", Plant::ALL.iter().map(|p| p.name()).collect::<Vec<_>>().join(", "))]
+pub struct UnknownPlant {
+    name: String,
+}
+
+impl FromStr for Plant {
+    type Err = UnknownPlant;
+    fn from_str(name: &str) -> Result<Plant, UnknownPlant> {
+        Plant::ALL.iter().copied().find(|p| p.name() == name).ok_or_else(|| UnknownPlant { name: name.to_owned() })
+    }
+}

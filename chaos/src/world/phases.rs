@@ -1,0 +1,235 @@
+//! The course of a simulation: make a cluster, load it while things break, let it heal, read everything once more.
+
+use super::client::ClientState;
+use super::{Happening, Phase, World};
+use crate::aim::Aim;
+use crate::clock::{Instant, SECOND};
+use crate::faults::TICK;
+use crate::net::ProcId;
+use crate::run::Reason;
+use ashlar_types::view::PgConfig;
+use ashlar_types::{BLOCKS_PER_CHUNK, ChunkIndex, MdsId, OsdId};
+use std::collections::BTreeSet;
+
+/// By when a cluster without faults has healed.
+const HEAL_TIME: Instant = 60 * SECOND;
+const SETUP_TIME: Instant = 20 * SECOND;
+/// How often progress is looked at.
+const LOOK: Instant = SECOND / 20;
+
+/// Quiet time before members are compared: repairs of blocks that were found bad go on by themselves.
+const SETTLE_TIME: u64 = 3 * SECOND;
+/// By when the space of deleted volumes is free.
+const DELETE_TIME: Instant = 10 * SECOND;
+
+impl World {
+    /// Looks whether the next phase can begin.
+    pub(super) fn check_progress(&mut self) {
+        let next = match self.phase {
+            Phase::Setup => {
+                let all_up = self.truth.osds.values().filter(|o| o.up).count() == self.shape.osds as usize;
+                if all_up && self.truth.pools.is_empty() && self.is_operator_idle() {
+                    self.make_volumes();
+                }
+                self.phase != Phase::Load
+            }
+            Phase::Load => false,
+            Phase::Heal => {
+                let healed = self.unhealed().is_none();
+                if healed {
+                    self.begin_last_reads();
+                }
+                true
+            }
+            Phase::LastReads => {
+                let is_done = |c: &super::client::ClientProcess| {
+                    !c.is_running() || c.last_reads.is_empty() && c.in_flight.is_empty()
+                };
+                let done = self.clients.values().all(is_done);
+                if done && self.unhealed().is_none() {
+                    self.begin_last_scrub();
+                }
+                true
+            }
+            Phase::Scrub => {
+                if self.unscrubbed().is_none() {
+                    self.judge_last_scrub();
+                    self.phase = Phase::Settle;
+                    self.phase_until = self.now + SETTLE_TIME;
+                }
+                true
+            }
+            Phase::Settle => true,
+            Phase::Delete => {
+                let is_idle = self.is_operator_idle() && self.truth.barriers.is_empty();
+                if is_idle && self.unfreed().is_none() {
+                    self.phase = Phase::Done;
+                }
+                true
+            }
+            Phase::Done => false,
+        };
+        if next && self.phase != Phase::Load {
+            self.queue.put(self.now + LOOK, Happening::Phase);
+        }
+    }
+
+    pub(super) fn begin_load(&mut self) {
+        self.phase = Phase::Load;
+        self.phase_until = self.now + self.shape.load_time;
+        self.trace(|| "faults begin".to_owned());
+        self.queue.put(self.now, Happening::Fault);
+    }
+
+    pub(super) fn on_phase_end(&mut self) -> Result<(), Reason> {
+        match self.phase {
+            Phase::Setup => Err(Reason::Setup(format!("no cluster after {} s", SETUP_TIME / SECOND))),
+            Phase::Load => {
+                self.begin_heal();
+                Ok(())
+            }
+            Phase::Heal | Phase::LastReads => {
+                let what = self.unhealed().unwrap_or_else(|| "the last reads are not answered".to_owned());
+                Err(Reason::Stuck(format!("not healed {} s after the last fault: {what}", HEAL_TIME / SECOND)))
+            }
+            Phase::Scrub => Err(Reason::Stuck(self.unscrubbed().unwrap_or_default())),
+            Phase::Settle => {
+                self.compare_members()?;
+                self.check_space()?;
+                if self.shape.deletes {
+                    self.trace(|| "volumes are deleted".to_owned());
+                    self.phase = Phase::Delete;
+                    self.phase_until = self.now + DELETE_TIME;
+                    self.delete_volumes();
+                } else {
+                    self.phase = Phase::Done;
+                }
+                Ok(())
+            }
+            Phase::Delete => {
+                let what = self.unfreed().unwrap_or_else(|| "the operator is not answered".to_owned());
+                Err(Reason::Stores(format!("{} s after all volumes were deleted: {what}", DELETE_TIME / SECOND)))
+            }
+            Phase::Done => Ok(()),
+        }
+    }
+
+    pub(super) fn on_fault_tick(&mut self) {
+        if self.phase != Phase::Load {
+            return;
+        }
+        // Taken out, because it moves the world that it is a part of.
+        let mut faults = self.faults.take().expect("put back after each tick");
+        faults.tick(self);
+        self.faults = Some(faults);
+        self.scrub_at_random();
+        self.schedule_net();
+        self.queue.put(self.now + TICK, Happening::Fault);
+    }
+
+    fn begin_heal(&mut self) {
+        self.phase = Phase::Heal;
+        self.phase_until = self.now + HEAL_TIME;
+        self.trace(|| "faults end".to_owned());
+        self.mend_disks();
+        self.net.profile.flips_per_million = 0;
+        self.osds.values_mut().for_each(|o| o.process.withheld = None);
+        for (from, to) in self.net.cuts() {
+            self.net.heal(self.now, from, to);
+        }
+        let everybody: Vec<ProcId> = self
+            .mds
+            .keys()
+            .map(|n| ProcId::Mds(*n))
+            .chain(self.osds.keys().map(|o| ProcId::Osd(*o)))
+            .chain(self.clients.keys().map(|c| ProcId::Client(*c)))
+            .collect();
+        let now = self.now;
+        for id in everybody {
+            let Some(process) = self.process(id) else { continue };
+            process.paused_until = now;
+            process.mute_until = now;
+            process.blind_until = now;
+            self.queue.put(now, Happening::Resume(id));
+        }
+        let nodes: Vec<MdsId> = self.mds.keys().copied().collect();
+        nodes.into_iter().for_each(|n| self.queue.put(now, Happening::StartMds(n)));
+        let osds: Vec<OsdId> = self.osds.keys().copied().collect();
+        osds.into_iter().for_each(|o| self.queue.put(now, Happening::StartOsd(o)));
+        let clients: Vec<u32> = self.clients.keys().copied().collect();
+        clients.into_iter().for_each(|c| self.queue.put(now, Happening::StartClient(c)));
+        self.schedule_net();
+        self.queue.put(now + LOOK, Happening::Phase);
+    }
+
+    /// What is not as it should be when nothing is broken.
+    fn unhealed(&self) -> Option<String> {
+        for (id, osd) in &self.osds {
+            if !osd.process.is_up {
+                return Some(format!("{id} is down"));
+            }
+        }
+        for config in self.truth.pgs.values() {
+            if config.in_sync.len() != config.members.len() {
+                return Some(format!("{config:?} is not in sync"));
+            }
+            let Some(primary) = config.primary else { return Some(format!("{} has no primary", config.pg)) };
+            let active = self.osds.get(&primary).and_then(|o| o.machine.as_ref()).map(|m| m.active_pgs());
+            if !active.is_some_and(|pgs| pgs.contains(&(config.pg, config.epoch))) {
+                return Some(format!("{config:?} is not active at {primary}"));
+            }
+        }
+        for (id, client) in &self.clients {
+            if matches!(client.state, ClientState::Opening | ClientState::Down) {
+                return Some(format!("client {id} is {:?}", client.state));
+            }
+            if let Some((op, _)) = client.in_flight.iter().next() {
+                return Some(format!("client {id}: operation {op} is not answered"));
+            }
+        }
+        if !self.is_operator_idle() {
+            return Some("the operator is not answered".to_owned());
+        }
+        (!self.truth.barriers.is_empty()).then(|| format!("barriers are not passed: {:?}", self.truth.barriers))
+    }
+
+    pub fn is_all_in_sync(&self) -> bool {
+        self.osds.values().all(|o| o.process.is_up)
+            && self.truth.osds.values().all(|o| o.up)
+            && self.truth.pgs.values().all(|c| c.in_sync.len() == c.members.len())
+    }
+
+    fn begin_last_reads(&mut self) {
+        self.phase = Phase::LastReads;
+        self.phase_until = self.now + HEAL_TIME;
+        self.trace(|| "all has healed; everything is read".to_owned());
+        let readers: Vec<u32> = self.clients.iter().filter(|(_, c)| c.is_running()).map(|(id, _)| *id).collect();
+        for id in readers {
+            let volume = self.clients[&id].volume;
+            let blocks: Vec<u64> = self.history.blocks_of(volume).into_iter().collect();
+            self.clients.get_mut(&id).expect("it is running").last_reads = blocks;
+            self.submit_in(id, 0);
+        }
+    }
+
+    pub(super) fn check_history(&mut self) -> Result<(), Reason> {
+        let checked = self.history.check().map_err(Reason::History)?;
+        self.stats.registers = checked.registers;
+        self.stats.unknown = checked.unknown;
+        Ok(())
+    }
+
+    /// The configuration of a PG that clients use.
+    pub fn hot_config(&self, rng: &mut crate::rng::Rng) -> Option<PgConfig> {
+        let placements: BTreeSet<_> = self.clients.values().filter_map(|c| c.placement).collect();
+        let placements: Vec<_> = placements.into_iter().collect();
+        let (pool, key) = *rng.choose(&placements)?;
+        let place = *rng.choose(&self.workload.places)?;
+        let chunk = ChunkIndex(u32::try_from(place / u64::from(BLOCKS_PER_CHUNK)).expect("few chunks"));
+        self.truth.pgs.get(&self.truth.pg_of(pool, key, chunk)?).cloned()
+    }
+
+    pub(super) fn aim(&self) -> Option<Aim> {
+        self.faults.as_ref().map(|f| f.aim())
+    }
+}
