@@ -1,0 +1,452 @@
+//! The command line: its spelling, which other people's scripts rely on, and nothing else.
+
+use crate::place::Place;
+use ashlar_chaos::{Aim, Plant};
+use ashlar_types::scrub::ScrubTarget;
+use ashlar_types::{ChunkId, ChunkIndex, LayerId, Name, OsdId, PgId, PoolId, parse_size};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::path::PathBuf;
+
+/// Distributed block storage: `ashlar up` starts a whole cluster on this machine.
+#[derive(Debug, Parser)]
+#[command(name = "ashlar", version, arg_required_else_help = true, infer_subcommands = false)]
+pub struct CommandLine {
+    #[command(flatten)]
+    pub global: Global,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What every command takes.
+#[derive(Clone, Debug, Args)]
+pub struct Global {
+    /// The cluster: its folder, or HOST:PORT of its metadata nodes (several with commas) [default: $ASHLAR_CLUSTER, else
+    /// ~/.ashlar, the folder of `ashlar up`]
+    #[arg(long, global = true, value_name = "DIR|HOST:PORT", value_parser = Place::parse)]
+    pub cluster: Option<Place>,
+    /// Print JSON for programs
+    #[arg(long, global = true)]
+    pub json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Start a whole cluster in a folder of this machine, or what is missing of it; prints how to reach it
+    Up(UpArgs),
+    /// Stop the cluster of a folder; its data stays
+    Down(DownArgs),
+    /// How the cluster is, what is wrong and what to do about it
+    Status,
+    /// OSDs: one process and one disk each
+    Osd(Box<OsdCommand>),
+    /// Pools: how often data is kept
+    #[command(subcommand)]
+    Pool(PoolCommand),
+    /// Volumes: the disks that machines attach
+    #[command(subcommand)]
+    Volume(VolumeCommand),
+    /// Compare the copies of what is stored, and repair what is damaged
+    Scrub(ScrubArgs),
+    /// Try the code against faults
+    #[command(subcommand)]
+    Chaos(ChaosCommand),
+    /// Run a metadata node in the foreground
+    Mds(DaemonArgs),
+    /// Run a gateway, which serves volumes over NBD, in the foreground
+    Gateway(DaemonArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct ScrubArgs {
+    /// Read every block of every copy too, and verify its checksum
+    #[arg(long)]
+    pub deep: bool,
+    /// Only the placement groups of this pool [default: all]
+    #[arg(long, value_parser = name, conflicts_with_all = ["pg", "osd"])]
+    pub pool: Option<Name>,
+    /// Only this placement group, as pg.1.0
+    #[arg(long, value_parser = pg, conflicts_with = "osd")]
+    pub pg: Option<PgId>,
+    /// Only the placement groups with a copy on this OSD
+    #[arg(long, value_name = "ID")]
+    pub osd: Option<u32>,
+    /// Return when it is done, with an exit status that says whether all copies are good
+    #[arg(long)]
+    pub wait: bool,
+    /// Withdraw what was asked for and is not done
+    #[arg(long, conflicts_with_all = ["deep", "wait"])]
+    pub cancel: bool,
+}
+
+impl ScrubArgs {
+    pub fn target(&self) -> ScrubTarget {
+        match (&self.pool, self.pg, self.osd) {
+            (Some(pool), ..) => ScrubTarget::Pool(pool.clone()),
+            (None, Some(pg), _) => ScrubTarget::Pgs(vec![pg]),
+            (None, None, Some(osd)) => ScrubTarget::Osd(OsdId(osd)),
+            (None, None, None) => ScrubTarget::All,
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+pub struct UpArgs {
+    /// The cluster's folder [default: --cluster, else ~/.ashlar]
+    #[arg(long, value_name = "DIR")]
+    pub dir: Option<PathBuf>,
+    /// How many OSDs; more than there are adds some [default: 3, or as many as there are]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64), allow_hyphen_values = true)]
+    pub osds: Option<u32>,
+    /// Size of the file behind each new OSD [default: 10GiB]
+    #[arg(long, value_name = "SIZE", value_parser = size, allow_hyphen_values = true)]
+    pub osd_size: Option<u64>,
+    /// Reserve the whole file on the host's disk now, rather than as it fills
+    #[arg(long)]
+    pub preallocate: bool,
+    /// A block device or file to use as an OSD's disk; repeat it for more OSDs
+    #[arg(long, value_name = "PATH", conflicts_with_all = ["osd_size", "preallocate"])]
+    pub disk: Vec<PathBuf>,
+    /// Stay, restart what dies, and stop everything at Ctrl-C
+    #[arg(long)]
+    pub foreground: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct DownArgs {
+    /// The cluster's folder [default: --cluster, else ~/.ashlar]
+    #[arg(long, value_name = "DIR")]
+    pub dir: Option<PathBuf>,
+    /// How long each process may take to end by itself before it is killed
+    #[arg(long, value_name = "SECONDS", default_value_t = 10)]
+    pub timeout: u64,
+}
+
+#[derive(Debug, Args)]
+pub struct DaemonArgs {
+    /// Its configuration, a TOML file; docs/operate.md lists the fields
+    #[arg(long, value_name = "FILE")]
+    pub config: PathBuf,
+    /// Print the configuration with every default filled in, and exit
+    #[arg(long)]
+    pub print_config: bool,
+    /// Hold a lock on this file and write the process id into it, as long as the process lives
+    #[arg(long, value_name = "FILE")]
+    pub pid_file: Option<PathBuf>,
+    /// What to log, to stderr: error, warn, info, debug or trace, also per module, as info,ashlar_mds=debug
+    #[arg(long, value_name = "FILTER", default_value = "info")]
+    pub log: String,
+    /// Leave the terminal: its end and its Ctrl-C don't reach the process
+    #[arg(long)]
+    pub own_session: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum PoolCommand {
+    /// Make a pool
+    Create {
+        #[arg(value_parser = name)]
+        name: Name,
+        /// How many copies of each block, each on another OSD
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=16), allow_hyphen_values = true)]
+        replicas: u8,
+        /// How many copies a write needs [default: 2 of 3, 1 of 1 and 2]
+        #[arg(long, value_name = "M", value_parser = clap::value_parser!(u8).range(1..=16), allow_hyphen_values = true)]
+        min_size: Option<u8>,
+    },
+    /// List the pools
+    List,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum VolumeCommand {
+    /// Make a volume; it takes space as it is written
+    Create {
+        #[arg(value_parser = name)]
+        name: Name,
+        /// Like 10GiB, 1.5TiB or 4096
+        #[arg(long, value_parser = size, allow_hyphen_values = true)]
+        size: u64,
+        /// [default: the pool `default`]
+        #[arg(long, value_parser = name)]
+        pool: Option<Name>,
+    },
+    /// List the volumes
+    List,
+    /// Everything about one volume
+    Show {
+        #[arg(value_parser = name)]
+        name: Name,
+    },
+    /// Delete a volume and its data; refused while it is attached
+    Delete {
+        #[arg(value_parser = name)]
+        name: Name,
+    },
+    /// Make a volume larger
+    Extend {
+        #[arg(value_parser = name)]
+        name: Name,
+        /// The new size, not the difference
+        #[arg(long, value_parser = size, allow_hyphen_values = true)]
+        size: u64,
+    },
+    /// Give a volume to a gateway and print how to reach it
+    Attach(AttachArgs),
+    /// Take a volume from the gateway that serves it
+    Detach {
+        #[arg(value_parser = name)]
+        name: Name,
+        /// Only from this one [default: from all]
+        #[arg(long)]
+        gateway: Option<String>,
+    },
+}
+
+#[derive(Debug, Args)]
+pub struct AttachArgs {
+    #[arg(value_parser = name)]
+    pub name: Name,
+    /// Over NBD; so far the only way, and the default
+    #[arg(long)]
+    pub nbd: bool,
+    /// The gateway that shall serve it [default: the one of the cluster's folder]
+    #[arg(long)]
+    pub gateway: Option<String>,
+    /// Others may have it at the same time, if they also say so
+    #[arg(long, conflicts_with = "force")]
+    pub shared: bool,
+    /// Take it from whoever has it: nothing they still send is carried out
+    #[arg(long)]
+    pub force: bool,
+    /// Refuse writes
+    #[arg(long)]
+    pub read_only: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true, arg_required_else_help = true)]
+pub struct OsdCommand {
+    #[command(subcommand)]
+    pub command: Option<OsdAction>,
+    #[command(flatten)]
+    pub daemon: Option<DaemonArgs>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum OsdAction {
+    /// List the OSDs
+    List,
+    /// Kill an OSD of this machine with SIGKILL, to try what happens; `start` brings it back
+    Kill { id: u32 },
+    /// Start an OSD of this machine that was killed or died
+    Start { id: u32 },
+    /// Prepare a disk: take the next OSD id from the cluster and write an empty store
+    Create(OsdCreateArgs),
+    /// Show the structures on a disk; only reads
+    Inspect(InspectArgs),
+    /// Check everything on the disk of a stopped OSD; only reads
+    Fsck(FsckArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct OsdCreateArgs {
+    /// A block device, or a file (made if --size is given)
+    #[arg(long, value_name = "PATH")]
+    pub disk: PathBuf,
+    /// Make a sparse file of this size first
+    #[arg(long, value_parser = size, allow_hyphen_values = true)]
+    pub size: Option<u64>,
+    /// Reserve the whole file at once
+    #[arg(long, requires = "size")]
+    pub preallocate: bool,
+    /// The machine's name, a failure domain [default: this machine's]
+    #[arg(long)]
+    pub host: Option<String>,
+    /// Also if the disk holds something else, which is lost
+    #[arg(long)]
+    pub force: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct InspectArgs {
+    /// A block device or file
+    pub path: PathBuf,
+    /// What to show
+    #[arg(default_value = "superblock")]
+    pub what: InspectKind,
+    /// Which chunk, as LAYER/INDEX, for `chunk`
+    #[arg(required_if_eq("what", "chunk"), value_parser = chunk)]
+    pub chunk: Option<ChunkId>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum InspectKind {
+    /// Whose disk it is, and where everything lies
+    Superblock,
+    /// The good batches of the log, and their records
+    Log,
+    /// The last checkpoint's pages and prepared writes
+    Checkpoint,
+    /// All chunks, by placement group
+    Directory,
+    /// The state of every placement group
+    Pgs,
+    /// One chunk, block by block
+    Chunk,
+}
+
+#[derive(Debug, Args)]
+pub struct FsckArgs {
+    /// A block device or file
+    pub path: PathBuf,
+    /// Leave out the data blocks' checksums, which need the whole disk to be read
+    #[arg(long)]
+    pub no_data: bool,
+}
+
+impl OsdAction {
+    pub fn id(id: u32) -> OsdId {
+        OsdId(id)
+    }
+}
+
+#[derive(Debug, Subcommand)]
+pub enum ChaosCommand {
+    /// Run the cores through faults drawn from seeds, and check what clients saw
+    Sim(SimArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct SimArgs {
+    /// How many seeds
+    #[arg(long, value_name = "N", default_value_t = 100)]
+    pub seeds: u64,
+    /// The first of them
+    #[arg(long, value_name = "S", default_value_t = 0)]
+    pub first_seed: u64,
+    /// Only this one: replays a failure
+    #[arg(long, value_name = "S", conflicts_with_all = ["seeds", "first_seed"])]
+    pub seed: Option<u64>,
+    /// Build the cores with this bug in them; the simulator has to find it
+    #[arg(long, value_name = "NAME")]
+    pub plant: Option<Plant>,
+    /// Aim the faults like this; otherwise each seed draws its own way
+    #[arg(long, value_name = "NAME")]
+    pub aim: Option<Aim>,
+    /// How many seeds at a time [default: one for each processor]
+    #[arg(long, value_name = "N")]
+    pub jobs: Option<usize>,
+    /// Print every event
+    #[arg(long)]
+    pub trace: bool,
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("a chunk is named LAYER/INDEX, as 1/0")]
+struct ChunkError;
+
+fn chunk(text: &str) -> Result<ChunkId, ChunkError> {
+    let (layer, index) = text.split_once('/').ok_or(ChunkError)?;
+    let number = |text: &str, prefix: &str| text.strip_prefix(prefix).unwrap_or(text).parse::<u64>().ok();
+    let layer = number(layer, "layer.").ok_or(ChunkError)?;
+    let index = number(index, "chunk.").and_then(|index| u32::try_from(index).ok()).ok_or(ChunkError)?;
+    Ok(ChunkId { layer: LayerId(layer), index: ChunkIndex(index) })
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("a placement group is named pg.POOL.INDEX, as pg.1.0")]
+struct PgError;
+
+fn pg(text: &str) -> Result<PgId, PgError> {
+    let (pool, index) = text.strip_prefix("pg.").unwrap_or(text).split_once('.').ok_or(PgError)?;
+    let (pool, index) = (pool.parse().map_err(|_| PgError)?, index.parse().map_err(|_| PgError)?);
+    Ok(PgId { pool: PoolId(pool), index })
+}
+
+fn size(text: &str) -> Result<u64, ashlar_types::SizeError> {
+    parse_size(text)
+}
+
+fn name(text: &str) -> Result<Name, ashlar_types::NameError> {
+    Name::new(text)
+}
+
+/// What clap says of a mistake, without the usage that it adds, in one line.
+pub fn first_paragraph(text: &str) -> String {
+    let lines = text.lines().map(str::trim).take_while(|line| !line.is_empty());
+    let joined = lines.collect::<Vec<_>>().join(" ");
+    joined.strip_prefix("error: ").unwrap_or(&joined).to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    fn mistake(line: &str) -> String {
+        let error = CommandLine::try_parse_from(line.split(' ')).expect_err(line);
+        first_paragraph(&error.to_string())
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        CommandLine::command().debug_assert();
+    }
+
+    #[test]
+    fn the_spellings_that_scripts_use_are_understood() {
+        for line in [
+            "ashlar up",
+            "ashlar up --dir /d --osds 5 --osd-size 10GiB --foreground",
+            "ashlar up --disk /dev/a --disk /dev/b",
+            "ashlar down --dir /d",
+            "ashlar status --json",
+            "ashlar --json status --cluster host:7400",
+            "ashlar osd list",
+            "ashlar osd kill 1",
+            "ashlar osd start 1 --cluster /d",
+            "ashlar osd --config /c",
+            "ashlar osd inspect /disk",
+            "ashlar osd inspect /disk log --json",
+            "ashlar osd inspect /disk chunk layer.1/chunk.0",
+            "ashlar osd fsck /disk",
+            "ashlar pool create p --replicas 3 --min-size 2",
+            "ashlar pool list",
+            "ashlar volume create v --size 10GiB --pool p",
+            "ashlar volume list --json",
+            "ashlar volume show v",
+            "ashlar volume delete v",
+            "ashlar volume extend v --size 1.5TiB",
+            "ashlar volume attach v --nbd",
+            "ashlar volume attach v --force --read-only --gateway g",
+            "ashlar volume detach v",
+            "ashlar scrub",
+            "ashlar scrub --deep --wait --json",
+            "ashlar scrub --pool p --wait",
+            "ashlar scrub --pg pg.1.0 --deep",
+            "ashlar scrub --osd 2",
+            "ashlar scrub --cancel",
+            "ashlar mds --config /c --print-config",
+            "ashlar gateway --config /c",
+            "ashlar chaos sim --seeds 2000 --first-seed 7",
+        ] {
+            CommandLine::try_parse_from(line.split(' ')).unwrap_or_else(|error| panic!("{line}: {error}"));
+        }
+    }
+
+    #[test]
+    fn mistakes_make_one_clear_line() {
+        assert!(mistake("ashlar volume create v --size -1").contains("\"-1\" is not a size"));
+        assert!(mistake("ashlar volume create v --size 0").contains("a size must be more than 0"));
+        assert!(mistake("ashlar volume create v --size ten").contains("\"ten\" is not a size"));
+        assert!(mistake("ashlar volume create v").contains("--size <SIZE>"));
+        assert!(mistake("ashlar volume create a@b --size 1G").contains("a name takes letters"));
+        assert!(mistake("ashlar pool create p --replicas -3").contains("'-3'"));
+        assert!(mistake("ashlar up --osds 0").contains("'0'"));
+        assert!(mistake("ashlar osd kill x").contains("'x'"));
+        assert!(mistake("ashlar vol").contains("'vol'"));
+        assert!(mistake("ashlar scrub --pg 7").contains("pg.POOL.INDEX"));
+        assert!(mistake("ashlar scrub --pg pg.1.0 --osd 2").contains("--osd"));
+        assert!(mistake("ashlar scrub --cancel --deep").contains("--deep"));
+    }
+}

@@ -1,0 +1,12 @@
+//! The admin commands: each asks the metadata service and says the answer to people or to programs.
+
+pub mod attach;
+pub mod chaos;
+pub mod detach;
+pub mod disk;
+pub mod inspect;
+pub mod osd;
+pub mod pool;
+pub mod scrub;
+pub mod status;
+pub mod volume;

@@ -1,0 +1,149 @@
+//! `ashlar status`: how the cluster is, what is wrong, what it means and what to do.
+
+use super::pool::pool_json;
+use super::scrub;
+use super::volume::{attachment_json, describe_attachment};
+use crate::control::{Control, ServiceStatus};
+use crate::error::CliError;
+use crate::health::{self, PgSummary, Problem};
+use crate::output::{Output, Table};
+use ashlar_types::control::{AttachmentInfo, VolumeInfo};
+use ashlar_types::view::ClusterView;
+use ashlar_types::{OsdId, format_bytes};
+use serde_json::{Value, json};
+use std::fmt::Write as _;
+
+struct Facts {
+    service: ServiceStatus,
+    view: ClusterView,
+    volumes: Vec<VolumeInfo>,
+    pgs: PgSummary,
+    problems: Vec<Problem>,
+}
+
+pub async fn run(control: &Control) -> Result<Output, CliError> {
+    let view = control.view().await?;
+    let volumes = control.volumes().await?;
+    let service = control.status().await?;
+    let mut problems = health::problems(&view);
+    problems.extend(damage(&service));
+    let facts = Facts { pgs: health::summarize(&view), problems, service, view, volumes };
+    Ok(Output::new(for_people(&facts), for_programs(&facts)))
+}
+
+fn damage(service: &ServiceStatus) -> Vec<Problem> {
+    let lost = service.usage.iter().filter(|(_, usage)| usage.lost_blocks > 0);
+    lost.map(|(osd, usage)| Problem {
+        what: format!("{osd} has {} damaged blocks that no copy could repair", usage.lost_blocks),
+        means: "reads of these blocks fail".into(),
+        what_to_do: "restore them from a backup, and replace the disk".into(),
+    })
+    .collect()
+}
+
+fn attachments(volumes: &[VolumeInfo]) -> impl Iterator<Item = &AttachmentInfo> {
+    volumes.iter().flat_map(|volume| &volume.attachments)
+}
+
+fn for_people(facts: &Facts) -> String {
+    let mut text = String::new();
+    let health = match facts.problems.len() {
+        0 => "healthy".to_owned(),
+        1 => "1 problem".to_owned(),
+        n => format!("{n} problems"),
+    };
+    let view = &facts.view;
+    let _ = writeln!(text, "cluster  {} at {}: {health}", view.cluster, view.revision);
+    let _ = writeln!(text, "mds      leader {}", facts.service.leader);
+    let up = view.osds.values().filter(|osd| osd.up).count();
+    let _ = writeln!(text, "osds     {} of {} up", up, view.osds.len());
+    text.push_str(&indent(&osd_table(view, &facts.service).render()));
+    let pools: Vec<String> =
+        view.pools.values().map(|pool| format!("{} ({} replicas)", pool.name, pool.replicas)).collect();
+    let _ = writeln!(text, "pools    {}", if pools.is_empty() { "none".to_owned() } else { pools.join(", ") });
+    let pgs = &facts.pgs;
+    let _ = write!(text, "pgs      {} of {} fully in sync", pgs.active, pgs.total);
+    for (count, word) in
+        [(pgs.degraded, "degraded"), (pgs.below_min_size, "below min-size"), (pgs.without_primary, "without primary")]
+    {
+        if count > 0 {
+            let _ = write!(text, ", {count} {word}");
+        }
+    }
+    let _ = write!(text, "\nscrub    {}", scrub::summary(view, scrub::unix_now()));
+    let bytes: u64 = facts.volumes.iter().map(|volume| volume.size).sum();
+    let _ = writeln!(text, "\nvolumes  {}, {} in all", facts.volumes.len(), format_bytes(bytes));
+    for attachment in attachments(&facts.volumes) {
+        let _ = writeln!(text, "         {}: {}", attachment.volume_name, describe_attachment(attachment));
+    }
+    for problem in &facts.problems {
+        let _ =
+            writeln!(text, "\nproblem  {}\n  means  {}\n  do     {}", problem.what, problem.means, problem.what_to_do);
+    }
+    text
+}
+
+fn indent(table: &str) -> String {
+    table.lines().map(|line| format!("         {line}\n")).collect()
+}
+
+pub fn osd_table(view: &ClusterView, service: &ServiceStatus) -> Table {
+    let mut table = Table::new(&["OSD", "STATE", "USED", "SIZE", "PGS", "HOST", "ADDRESS"]);
+    for osd in view.osds.values() {
+        let usage = service.usage.get(&osd.id);
+        let used = usage.map_or("-".to_owned(), |usage| format_bytes(usage.used));
+        let state = if osd.up { "up" } else { "down" };
+        let cells =
+            [osd.id.to_string(), state.to_owned(), used, format_bytes(osd.capacity), pgs_of(view, osd.id).to_string()];
+        table.row(cells.into_iter().chain([osd.host.clone(), osd.address.clone()]));
+    }
+    table
+}
+
+fn pgs_of(view: &ClusterView, osd: OsdId) -> usize {
+    view.pgs.values().filter(|pg| pg.is_member(osd)).count()
+}
+
+pub fn osds_json(view: &ClusterView, service: &ServiceStatus) -> Vec<Value> {
+    let describe = |osd: &ashlar_types::view::OsdInfo| {
+        let usage = service.usage.get(&osd.id);
+        json!({
+            "id": osd.id.0,
+            "up": osd.up,
+            "address": osd.address,
+            "host": osd.host,
+            "capacity": osd.capacity,
+            "used": usage.map(|usage| usage.used),
+            "repaired_blocks": usage.map(|usage| usage.repaired_blocks),
+            "lost_blocks": usage.map(|usage| usage.lost_blocks),
+            "pgs": pgs_of(view, osd.id),
+        })
+    };
+    view.osds.values().map(describe).collect()
+}
+
+fn for_programs(facts: &Facts) -> Value {
+    let view = &facts.view;
+    let barriers: Vec<Value> = view
+        .barriers
+        .iter()
+        .map(|barrier| {
+            let waits_for: Vec<String> = barrier.pgs.iter().map(ToString::to_string).collect();
+            json!({ "id": barrier.id, "volume": barrier.volume.0, "waits_for": waits_for })
+        })
+        .collect();
+    json!({
+        "cluster": view.cluster.to_string(),
+        "revision": view.revision.0,
+        "healthy": facts.problems.is_empty(),
+        "mds_leader": facts.service.leader,
+        "osds": osds_json(view, &facts.service),
+        "pools": view.pools.values().map(pool_json).collect::<Vec<_>>(),
+        "pgs": facts.pgs,
+        "volumes": facts.volumes.len(),
+        "attachments": attachments(&facts.volumes).map(attachment_json).collect::<Vec<_>>(),
+        "barriers": barriers,
+        "scrub": scrub::scrubs_json(view),
+        "problems": facts.problems,
+    })
+}

@@ -1,0 +1,123 @@
+//! `ashlar volume`, but for `attach` and `detach`.
+
+use super::{attach, detach};
+use crate::args::VolumeCommand;
+use crate::control::Control;
+use crate::error::CliError;
+use crate::output::{Output, Table};
+use crate::place::Place;
+use ashlar_types::control::{AttachmentInfo, ControlReply, ControlRequest, VolumeInfo, VolumeState};
+use ashlar_types::format_bytes;
+use serde_json::{Value, json};
+use std::fmt::Write as _;
+
+pub async fn run(control: &Control, place: &Place, command: VolumeCommand) -> Result<Output, CliError> {
+    match command {
+        VolumeCommand::Create { name, size, pool } => {
+            let volume =
+                ask_volume(control, "volume create", ControlRequest::VolumeCreate { name, size, pool }).await?;
+            let text =
+                format!("volume {} created: {} in pool {}", volume.name, format_bytes(volume.size), volume.pool_name);
+            Ok(Output::new(text, volume_json(&volume)))
+        }
+        VolumeCommand::List => {
+            let volumes = control.volumes().await?;
+            let mut table = Table::new(&["NAME", "SIZE", "POOL", "STATE", "GATEWAYS"]);
+            for volume in &volumes {
+                let gateways: Vec<&str> = volume.attachments.iter().map(|a| a.gateway.as_str()).collect();
+                let (size, state) = (format_bytes(volume.size), state_word(volume.state).to_owned());
+                table.row([volume.name.to_string(), size, volume.pool_name.to_string(), state, gateways.join(",")]);
+            }
+            Ok(Output::new(table.render(), volumes.iter().map(volume_json).collect()))
+        }
+        VolumeCommand::Show { name } => {
+            let volume = ask_volume(control, "volume show", ControlRequest::VolumeShow { name }).await?;
+            Ok(Output::new(describe(&volume), volume_json(&volume)))
+        }
+        VolumeCommand::Delete { name } => {
+            control.ask(ControlRequest::VolumeDelete { name: name.clone() }).await?;
+            Ok(Output::new(format!("volume {name} deleted"), json!({ "name": name, "deleted": true })))
+        }
+        VolumeCommand::Extend { name, size } => {
+            let volume = ask_volume(control, "volume extend", ControlRequest::VolumeExtend { name, size }).await?;
+            let text = format!(
+                "volume {} has {} now; clients see it when they connect again",
+                volume.name,
+                format_bytes(volume.size)
+            );
+            Ok(Output::new(text, volume_json(&volume)))
+        }
+        VolumeCommand::Attach(args) => attach::run(control, place, args).await,
+        VolumeCommand::Detach { name, gateway } => detach::run(control, name, gateway).await,
+    }
+}
+
+/// The answer to create, show and extend: some of them may only say that they are done.
+async fn ask_volume(control: &Control, what: &'static str, request: ControlRequest) -> Result<VolumeInfo, CliError> {
+    match control.ask(request).await? {
+        ControlReply::Volume(volume) => Ok(volume),
+        reply => Err(CliError::unexpected(what, &reply)),
+    }
+}
+
+fn state_word(state: VolumeState) -> &'static str {
+    match state {
+        VolumeState::Available => "available",
+        VolumeState::Attached => "attached",
+        VolumeState::Deleting => "deleting",
+    }
+}
+
+fn describe(volume: &VolumeInfo) -> String {
+    let mut text = String::new();
+    let _ = writeln!(text, "name        {}", volume.name);
+    let _ = writeln!(text, "id          {}", volume.id);
+    let _ = writeln!(text, "size        {} ({} bytes)", format_bytes(volume.size), volume.size);
+    let _ = writeln!(text, "pool        {}", volume.pool_name);
+    let _ = writeln!(text, "state       {}", state_word(volume.state));
+    let layers: Vec<String> = volume.layers.iter().map(ToString::to_string).collect();
+    let _ = writeln!(text, "layers      {}", layers.join(", "));
+    for attachment in &volume.attachments {
+        let _ = writeln!(text, "attachment  {}", describe_attachment(attachment));
+    }
+    text
+}
+
+pub fn describe_attachment(attachment: &AttachmentInfo) -> String {
+    let mut text = format!("{} at {}, {}", attachment.id, attachment.gateway, attachment.generation);
+    for (is_so, word) in
+        [(attachment.shared, "shared"), (attachment.read_only, "read-only"), (attachment.active, "in use")]
+    {
+        if is_so {
+            text.push_str(", ");
+            text.push_str(word);
+        }
+    }
+    text
+}
+
+pub fn volume_json(volume: &VolumeInfo) -> Value {
+    json!({
+        "id": volume.id.0,
+        "name": volume.name,
+        "size": volume.size,
+        "pool": volume.pool_name,
+        "state": state_word(volume.state),
+        "layers": volume.layers.iter().map(|layer| layer.0).collect::<Vec<_>>(),
+        "attachments": volume.attachments.iter().map(attachment_json).collect::<Vec<_>>(),
+    })
+}
+
+pub fn attachment_json(attachment: &AttachmentInfo) -> Value {
+    json!({
+        "id": attachment.id.0,
+        "volume": attachment.volume_name,
+        "gateway": attachment.gateway,
+        "generation": attachment.generation.0,
+        "shared": attachment.shared,
+        "read_only": attachment.read_only,
+        "active": attachment.active,
+        "nbd_address": attachment.nbd_address,
+        "nbd_socket": attachment.nbd_socket,
+    })
+}

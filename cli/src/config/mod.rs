@@ -1,0 +1,80 @@
+//! The daemons' configuration files: TOML, nothing unknown accepted. The same files whether `up` writes them or a person. What
+//! stands in them is defined beside each daemon.
+
+mod gateway;
+
+pub use ashlar_mds::{MdsConfig, PeerConfig};
+pub use ashlar_osd::OsdDaemonConfig;
+pub use gateway::{GatewayConfig, SOCKET_PATH_BYTES_MAX};
+
+use crate::cluster_file::{from_toml, replace_file, to_toml};
+use crate::error::CliError;
+use ashlar_types::ClusterId;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use std::path::Path;
+
+/// A configuration file of one kind of daemon.
+pub trait ConfigFile: Clone + Serialize + DeserializeOwned + PartialEq {
+    /// What is wrong with it, beyond its form.
+    fn refusal(&self) -> Option<String>;
+
+    fn to_toml(&self) -> String {
+        to_toml(self)
+    }
+
+    fn to_json(&self) -> serde_json::Value {
+        serde_json::to_value(self).expect("our own structures have a JSON form")
+    }
+}
+
+impl ConfigFile for MdsConfig {
+    fn refusal(&self) -> Option<String> {
+        self.validate().err().map(|error| error.to_string())
+    }
+}
+
+impl ConfigFile for OsdDaemonConfig {
+    fn refusal(&self) -> Option<String> {
+        self.check().err().map(|error| error.to_string())
+    }
+}
+
+pub fn load<C: ConfigFile>(path: &Path) -> Result<C, CliError> {
+    let text = std::fs::read_to_string(path).map_err(|source| CliError::File {
+        action: "read",
+        path: path.to_owned(),
+        source,
+    })?;
+    let config: C = from_toml(path, &text)?;
+    match config.refusal() {
+        None => Ok(config),
+        Some(reason) => Err(CliError::Config { path: path.to_owned(), reason }),
+    }
+}
+
+/// Makes a file say what `up` decided and leaves everything else that a person put there: `fresh` is the whole content of
+/// a new file, `decide` sets the fields that are `up`'s own.
+pub fn write_decided<C: ConfigFile>(path: &Path, fresh: C, decide: impl FnOnce(&mut C, C)) -> Result<(), CliError> {
+    if !path.exists() {
+        return replace_file(path, &to_toml(&fresh));
+    }
+    let before: C = load(path)?;
+    let mut config = before.clone();
+    decide(&mut config, fresh);
+    if config == before { Ok(()) } else { replace_file(path, &to_toml(&config)) }
+}
+
+/// 32 hexadecimal digits.
+pub fn parse_cluster(text: &str) -> Result<ClusterId, String> {
+    let is_hex = text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let id = is_hex.then(|| u128::from_str_radix(text, 16).ok()).flatten();
+    id.filter(|id| *id != 0).map(ClusterId).ok_or_else(|| format!("cluster: {text:?} is not 32 hexadecimal digits"))
+}
+
+fn check_address(field: &str, address: &str) -> Result<(), String> {
+    match address.rsplit_once(':') {
+        Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok() => Ok(()),
+        _ => Err(format!("{field}: {address:?} is not HOST:PORT")),
+    }
+}

@@ -1,0 +1,116 @@
+//! `ashlar gateway`: ties the NBD server to the volume library. Exports are the volumes attached to this gateway's name; each
+//! connection asks for its volume anew, so what exists may change.
+
+use super::{asked_to_end, runtime};
+use crate::args::DaemonArgs;
+use crate::config::GatewayConfig;
+use crate::error::CliError;
+use crate::output::Output;
+use ashlar_client::{Gateway, GatewayOptions, OpenError};
+use ashlar_driver_nbd::{ExportEntry, ExportFuture, Exports, Limits, Server};
+use ashlar_types::control::ControlRequest;
+use ashlar_types::{BlockDevice, BootId};
+use ashlar_wire_control::ControlClient;
+use rustix::process::{Resource, getrlimit, setrlimit};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Between two tries to reach the metadata service at the start.
+const PAUSE: Duration = Duration::from_millis(200);
+
+pub fn run(args: &DaemonArgs) -> Result<Output, CliError> {
+    super::run("gateway", args, |config: GatewayConfig| {
+        raise_open_files_limit();
+        let threads = std::thread::available_parallelism().map_or(2, usize::from);
+        runtime(threads)?.block_on(serve(config))
+    })
+}
+
+/// Each connection is a descriptor, and the usual soft limit is 1024.
+fn raise_open_files_limit() {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        tracing::warn!(%error, "the limit of open files stays as it is");
+    }
+}
+
+async fn serve(config: GatewayConfig) -> Result<(), CliError> {
+    let control = ControlClient::new(config.mds.clone())?;
+    let boot = BootId(super::random_u64()?);
+    let gateway = tokio::select! {
+        gateway = connect(&config, &control, boot) => gateway,
+        ended = asked_to_end() => return ended,
+    };
+    let limits = Limits { connections_max: config.nbd_connections_max, ..Limits::default() };
+    let server = Server::new(Arc::new(Volumes { gateway: gateway.clone() }), limits);
+    let daemon = |what| move |source: std::io::Error| CliError::Daemon { what, source: source.into() };
+    let address = server.listen_tcp(config.nbd_listen).await.map_err(daemon("cannot listen for NBD on nbd_listen"))?;
+    // A socket file that a killed process left is ours: the pid file, or the service manager, allows one process.
+    server.listen_unix(&config.nbd_socket).await.map_err(daemon("cannot listen for NBD on nbd_socket"))?;
+    let request = ControlRequest::RegisterGateway {
+        gateway: config.name.clone(),
+        boot,
+        nbd_address: config.nbd_advertise.clone().unwrap_or_else(|| address.to_string()),
+        nbd_socket: config.nbd_socket.display().to_string(),
+    };
+    control.request(request).await?;
+    tracing::info!(gateway = %config.name, %boot, %address, socket = %config.nbd_socket.display(), "serving");
+    asked_to_end().await?;
+    server.shutdown().await;
+    gateway.shutdown().await;
+    Ok(())
+}
+
+/// Daemons may start in any order: waits for the metadata service as long as it takes.
+async fn connect(config: &GatewayConfig, control: &ControlClient, boot: BootId) -> Gateway {
+    loop {
+        let control = Arc::new(control.clone());
+        match Gateway::connect(control, config.name.clone(), boot, GatewayOptions::default()).await {
+            Ok(gateway) => return gateway,
+            Err(error) => tracing::warn!(%error, "waiting for the metadata service"),
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+/// The volumes attached to this gateway, as NBD sees them.
+struct Volumes {
+    gateway: Gateway,
+}
+
+impl Exports for Volumes {
+    fn list(&self) -> ExportFuture<'_, Vec<ExportEntry>> {
+        Box::pin(async {
+            let attachments = self.gateway.list().await;
+            let attachments =
+                attachments.map_err(|error| ashlar_driver_nbd::OpenError::Unavailable(error.to_string()))?;
+            let describe = |read_only| if read_only { "volume, read-only" } else { "volume" }.to_owned();
+            let entry = |attachment: ashlar_types::control::AttachmentInfo| ExportEntry {
+                name: attachment.volume_name.to_string(),
+                description: describe(attachment.read_only),
+            };
+            Ok(attachments.into_iter().map(entry).collect())
+        })
+    }
+
+    fn open<'a>(&'a self, name: &'a str) -> ExportFuture<'a, Arc<dyn BlockDevice>> {
+        Box::pin(async move {
+            match self.gateway.open(name).await {
+                Ok(volume) => Ok(volume as Arc<dyn BlockDevice>),
+                Err(error) => Err(refusal(&error)),
+            }
+        })
+    }
+}
+
+fn refusal(error: &OpenError) -> ashlar_driver_nbd::OpenError {
+    use ashlar_driver_nbd::OpenError as Nbd;
+    let text = error.to_string();
+    match error {
+        OpenError::Name(_) | OpenError::NotAttached { .. } => Nbd::Unknown(text),
+        OpenError::Fencing { .. } | OpenError::Fenced { .. } | OpenError::Refused { .. } => Nbd::Busy(text),
+        OpenError::Control { .. } => Nbd::Unavailable(text),
+        OpenError::ShuttingDown => Nbd::ShuttingDown,
+    }
+}

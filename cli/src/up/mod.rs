@@ -1,0 +1,254 @@
+//! `ashlar up`: a whole cluster in one folder, or whatever is missing of it. Everything it does is done by the daemons'
+//! configuration files, `osd create` and `pool create`; it only does them in order.
+//! U1: whatever is interrupted, running it again finishes it: each step is recorded in `cluster.toml` when it is done.
+
+mod configs;
+mod plan;
+mod ports;
+mod services;
+mod supervise;
+
+pub use configs::host_name;
+pub use services::Services;
+
+use crate::args::UpArgs;
+use crate::cluster_file::{ClusterFile, GatewayEntry, MdsEntry, OsdEntry, PendingOsd};
+use crate::config::SOCKET_PATH_BYTES_MAX;
+use crate::control::Control;
+use crate::disk::{self, NewDisk};
+use crate::error::CliError;
+use crate::health;
+use crate::layout::{Layout, Service};
+use crate::output::{Output, note};
+use crate::place::Place;
+use crate::process;
+use ashlar_types::control::ControlRequest;
+use ashlar_types::{ClusterId, MdsId, Name, OsdId, format_bytes};
+use plan::Wish;
+use serde_json::json;
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// How long another `up` or `down` of the same folder may take.
+const FOLDER_PATIENCE: Duration = Duration::from_secs(90);
+const POOL_DEFAULT: &str = "default";
+const REPLICAS_DEFAULT: usize = 3;
+/// Placement groups find their primaries in far less.
+const PGS_PATIENCE: Duration = Duration::from_secs(15);
+
+pub async fn run(args: UpArgs, place: Option<Place>, as_json: bool) -> Result<Output, CliError> {
+    let folder = Place::folder_for(args.dir.clone(), place, "up")?;
+    let layout = Layout::new(&folder)?;
+    layout.make_folders()?;
+    let lock = process::lock_folder(&layout.lock_file(), &folder, FOLDER_PATIENCE)?;
+    let supervisor = if args.foreground { Some(process::hold_pid_file(&layout.supervisor_file())?) } else { None };
+    let begin = Instant::now();
+    let wish = wish(&args)?;
+    let cluster = begin_cluster(&layout, &wish)?;
+    let mut services = Services::new(&layout, cluster);
+    let failures = bring_everything_up(&mut services).await?;
+    let output = report(&services, begin.elapsed()).await?;
+    drop(lock);
+    if supervisor.is_none() {
+        return match failures.into_iter().next() {
+            Some(first) => Err(first),
+            None => Ok(output),
+        };
+    }
+    failures.iter().for_each(|failure| note(&format!("ashlar: {}", failure.one_line())));
+    output.print(as_json).map_err(|source| CliError::System { what: "cannot print", source })?;
+    supervise::run(services).await
+}
+
+fn wish(args: &UpArgs) -> Result<Wish, CliError> {
+    let absolute = |path: &PathBuf| {
+        std::fs::canonicalize(path).map_err(|source| CliError::File { action: "find disk", path: path.clone(), source })
+    };
+    Ok(Wish {
+        osds: args.osds,
+        osd_bytes: args.osd_size,
+        preallocate: args.preallocate,
+        disks: args.disk.iter().map(absolute).collect::<Result<_, _>>()?,
+    })
+}
+
+/// The folder's cluster, made if there is none, with what the options add noted down before anything is done.
+fn begin_cluster(layout: &Layout, wish: &Wish) -> Result<ClusterFile, CliError> {
+    let found = ClusterFile::load(layout)?;
+    let is_new = found.is_none();
+    let mut cluster = match found {
+        Some(cluster) => cluster,
+        None => new_cluster(layout)?,
+    };
+    let added = plan::plan(wish, &cluster, |path| disk::bytes(path).ok())?;
+    if is_new || !added.is_empty() {
+        cluster.pending.extend(added);
+        cluster.save(layout)?;
+    }
+    Ok(cluster)
+}
+
+fn new_cluster(layout: &Layout) -> Result<ClusterFile, CliError> {
+    let id = MdsId(1);
+    let mds = ports::choose(Service::Mds(id), ports::MDS_PORT, &[])?;
+    let nbd = ports::choose(Service::Gateway, ports::NBD_PORT, &[])?;
+    let cluster = ClusterId(random_u128()?);
+    let gateway = GatewayEntry { name: "gateway.1".to_owned(), nbd, nbd_socket: socket_path(layout, cluster) };
+    Ok(ClusterFile::new(cluster, MdsEntry { id, address: mds }, gateway))
+}
+
+/// In the folder, unless its path is too long for a socket's address.
+fn socket_path(layout: &Layout, cluster: ClusterId) -> PathBuf {
+    let usual = layout.folder(Service::Gateway).join("nbd.sock");
+    if usual.as_os_str().len() <= SOCKET_PATH_BYTES_MAX {
+        return usual;
+    }
+    let short = std::env::temp_dir().join(format!("ashlar-{}.sock", &cluster.to_string()[..12]));
+    note(&format!("{} is too long for a socket's path, using {}", usual.display(), short.display()));
+    short
+}
+
+fn random_u128() -> Result<u128, CliError> {
+    let mut bytes = [0u8; 16];
+    crate::random::fill(&mut bytes)?;
+    // 0 stands for no cluster.
+    Ok(u128::from_le_bytes(bytes).max(1))
+}
+
+/// What failed for good; the rest is up.
+async fn bring_everything_up(services: &mut Services<'_>) -> Result<Vec<CliError>, CliError> {
+    let mds: Vec<Service> = services.cluster.mds.iter().map(|mds| Service::Mds(mds.id)).collect();
+    // Without metadata nothing else can come up.
+    if let Some(failure) = services.bring_up(&mds).await?.into_iter().next() {
+        return Err(failure);
+    }
+    let control = services.control()?;
+    while let Some(pending) = services.cluster.pending.first().cloned() {
+        add_osd(services, &control, pending).await?;
+    }
+    let mut rest: Vec<Service> = services.cluster.osd.iter().map(|osd| Service::Osd(osd.id)).collect();
+    rest.push(Service::Gateway);
+    let failures = services.bring_up(&rest).await?;
+    make_default_pool(services, &control).await?;
+    if failures.is_empty() {
+        wait_for_primaries(&control).await?;
+    }
+    Ok(failures)
+}
+
+/// Finishes the first pending OSD up to its being part of the cluster, not yet running.
+async fn add_osd(services: &mut Services<'_>, control: &Control, pending: PendingOsd) -> Result<(), CliError> {
+    let id = match pending.id {
+        Some(id) => id,
+        None => {
+            let (id, _) = control.osd_create(host_name()).await?;
+            services.cluster.pending[0].id = Some(id);
+            services.cluster.save(services.layout)?;
+            id
+        }
+    };
+    let path = pending.disk.clone().unwrap_or_else(|| services.layout.osd_disk(id));
+    let taken = services::all_addresses(&services.cluster);
+    let address = ports::choose(Service::Osd(id), services.cluster.osd_port_first, &taken)?;
+    let config = configs::osd_config(services.layout, &services.cluster, id, &path, &address)?;
+    let new = NewDisk { bytes: pending.bytes, preallocate: pending.preallocate, force: false };
+    disk::prepare(config, new).await?;
+    services.cluster.osd.push(OsdEntry { id, address, disk: path });
+    services.cluster.pending.remove(0);
+    services.cluster.save(services.layout)
+}
+
+async fn make_default_pool(services: &Services<'_>, control: &Control) -> Result<(), CliError> {
+    if !control.pools().await?.is_empty() || services.cluster.osd.is_empty() {
+        return Ok(());
+    }
+    let replicas = services.cluster.osd.len().min(REPLICAS_DEFAULT);
+    if replicas < REPLICAS_DEFAULT {
+        note(&format!(
+            "the pool {POOL_DEFAULT} keeps {replicas} {}, since there are only so many OSDs; {REPLICAS_DEFAULT} survive more",
+            if replicas == 1 { "copy" } else { "copies" }
+        ));
+    }
+    let name = Name::new(POOL_DEFAULT).expect("a name");
+    let replicas = u8::try_from(replicas).expect("at most three");
+    control.ask(ControlRequest::PoolCreate { name, replicas, min_size: None }).await.map(|_| ())
+}
+
+async fn wait_for_primaries(control: &Control) -> Result<(), CliError> {
+    let begin = Instant::now();
+    while begin.elapsed() < PGS_PATIENCE {
+        let view = control.view().await?;
+        if health::summarize(&view).without_primary == 0 {
+            return Ok(());
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    note("some placement groups have no primary yet; `ashlar status` says why");
+    Ok(())
+}
+
+async fn report(services: &Services<'_>, took: Duration) -> Result<Output, CliError> {
+    let (layout, cluster) = (services.layout, &services.cluster);
+    let started: Vec<String> = services.children.keys().map(Service::to_string).collect();
+    let pools = services.control()?.pools().await?;
+    let osds: Vec<serde_json::Value> = cluster
+        .osd
+        .iter()
+        .map(|osd| json!({ "id": osd.id.0, "address": osd.address, "disk": osd.disk, "bytes": disk::bytes(&osd.disk).ok() }))
+        .collect();
+    let value = json!({
+        "folder": layout.root(),
+        "cluster": cluster.cluster,
+        "mds": cluster.mds_addresses(),
+        "nbd_address": cluster.gateway.nbd,
+        "nbd_socket": cluster.gateway.nbd_socket,
+        "gateway": cluster.gateway.name,
+        "osds": osds,
+        "pools": pools.iter().map(|pool| json!({ "name": pool.name, "replicas": pool.replicas })).collect::<Vec<_>>(),
+        "started": started,
+    });
+    let mut text = String::new();
+    let what =
+        if started.is_empty() { "runs already".to_owned() } else { format!("is up after {:.1} s", took.as_secs_f64()) };
+    let _ = writeln!(text, "The cluster in {} {what}.", layout.root().display());
+    let _ = writeln!(text, "  mds   {}", cluster.mds_addresses().join(", "));
+    for osd in &cluster.osd {
+        let _ = writeln!(text, "  {} {}, {}", osd.id, osd.address, describe_disk(osd.id, &osd.disk));
+    }
+    for pool in &pools {
+        let _ = writeln!(text, "  pool  {}, {} replicas, writes need {}", pool.name, pool.replicas, pool.min_size);
+    }
+    let _ = writeln!(text, "  NBD   {} and {}", cluster.gateway.nbd, cluster.gateway.nbd_socket.display());
+    let _ = writeln!(text, "Try next:");
+    if Place::default_folder().ok().as_deref() != Some(layout.root()) {
+        let _ = writeln!(text, "  export ASHLAR_CLUSTER={}", shell_word(layout.root()));
+    }
+    text.push_str("  ashlar volume create disk1 --size 1GiB\n  ashlar volume attach disk1\n  ashlar status\n");
+    Ok(Output::new(text, value))
+}
+
+fn describe_disk(_id: OsdId, path: &Path) -> String {
+    match disk::bytes(path) {
+        Ok(bytes) => format!("{} on {}", format_bytes(bytes), path.display()),
+        Err(_) => path.display().to_string(),
+    }
+}
+
+fn shell_word(path: &Path) -> String {
+    let text = path.display().to_string();
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-+:@%=,".contains(c);
+    if text.chars().all(is_plain) { text } else { format!("'{}'", text.replace('\'', r"'\''")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::shell_word;
+    use std::path::Path;
+
+    #[test]
+    fn odd_folders_are_quoted_for_the_shell() {
+        assert_eq!(shell_word(Path::new("/tmp/a-b")), "/tmp/a-b");
+        assert_eq!(shell_word(Path::new("/tmp/it's mine")), r"'/tmp/it'\''s mine'");
+    }
+}

@@ -1,0 +1,13 @@
+//! Real daemons, real clients: each test runs its own `ashlar up` in its own folder, with ports that nobody else has, and stops
+//! every process it started, also when it fails. A test whose tools are missing says so and passes.
+
+mod support;
+
+mod bad_input;
+mod clients;
+mod crash;
+mod damaged;
+mod lifecycle;
+mod nbd_hostile;
+mod production;
+mod scrub;
