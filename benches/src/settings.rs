@@ -1,0 +1,142 @@
+//! The command line.
+
+use crate::disks::Medium;
+use ashlar_types::parse_size;
+use clap::{Args, Parser, Subcommand};
+use std::path::PathBuf;
+
+/// Measures Ashlar beside the raw disk. Starts clusters of its own and takes everything away at the end.
+#[derive(Debug, Parser)]
+#[command(name = "ashlar-bench", version)]
+pub struct CommandLine {
+    #[command(flatten)]
+    pub common: Common,
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct Common {
+    /// A short run that checks data and no figures: for CI
+    #[arg(long)]
+    pub smoke: bool,
+    /// The `ashlar` binary [default: the one beside this program]
+    #[arg(long, global = true, value_name = "PATH")]
+    pub ashlar: Option<PathBuf>,
+    /// Under the OSDs [default for `all`: first ram, then file; otherwise ram]
+    #[arg(long, global = true, value_enum)]
+    pub medium: Option<Medium>,
+    /// Where files on the disk come [default: the folder for temporary files]
+    #[arg(long, global = true, value_name = "DIR")]
+    pub file_parent: Option<PathBuf>,
+    /// Also write all figures into this file, as JSON
+    #[arg(long, global = true, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+    /// Exit with an error if a bar is missed
+    #[arg(long, global = true)]
+    pub assert: bool,
+    /// Size of each OSD's disk
+    #[arg(long, global = true, value_name = "SIZE", value_parser = size, default_value = "5GiB")]
+    pub osd_size: u64,
+    /// Size of the volume
+    #[arg(long, global = true, value_name = "SIZE", value_parser = size, default_value = "2GiB")]
+    pub volume_size: u64,
+    /// How long each job runs
+    #[arg(long, global = true, value_name = "S", default_value_t = 6, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub seconds: u64,
+}
+
+#[derive(Clone, Debug, Subcommand)]
+pub enum Command {
+    /// The jobs, and then the acceptance measurements; what happens without a command
+    All,
+    /// The jobs only: raw, through the library, through NBD
+    Jobs {
+        /// Leave out NBD
+        #[arg(long)]
+        no_nbd: bool,
+        /// Leave out the raw device
+        #[arg(long)]
+        no_raw: bool,
+        /// Verified contents in the library's jobs; costs the client some time
+        #[arg(long)]
+        verify: bool,
+    },
+    /// SIGKILL of one OSD after the other under QD1 writes: the longest stall
+    KillStall {
+        #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+        kills: u32,
+    },
+    /// A volume is rewritten while an OSD is away: how soon it is in sync
+    Resync {
+        #[arg(long, value_name = "SIZE", value_parser = size, default_value = "1GiB")]
+        bytes: u64,
+    },
+    /// From the built binary to the first attached volume
+    Start,
+    /// One job on a volume of a running cluster, through the library
+    Load(LoadArgs),
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct LoadArgs {
+    /// A metadata node, HOST:PORT
+    #[arg(long)]
+    pub mds: String,
+    /// A volume that nobody has attached. Its data is overwritten
+    #[arg(long)]
+    pub volume: String,
+    #[arg(long, value_parser = request_size, default_value = "4KiB")]
+    pub request_size: u64,
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=4096))]
+    pub depth: u32,
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(0..=100))]
+    pub write_percent: u32,
+    #[arg(long)]
+    pub sequential: bool,
+    /// Writes contents that can be recognised, and compares what is read of what was written
+    #[arg(long)]
+    pub verify: bool,
+}
+
+/// What the measurements share.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    pub ashlar: PathBuf,
+    pub medium: Medium,
+    pub file_parent: PathBuf,
+    pub osd_bytes: u64,
+    pub volume_bytes: u64,
+    pub seconds: u64,
+}
+
+fn size(text: &str) -> Result<u64, String> {
+    let bytes = parse_size(text).map_err(|error| error.to_string())?;
+    if bytes % (1 << 20) == 0 { Ok(bytes) } else { Err(format!("{text} is not a multiple of 1MiB")) }
+}
+
+fn request_size(text: &str) -> Result<u64, String> {
+    let bytes = parse_size(text).map_err(|error| error.to_string())?;
+    let is_good = bytes % u64::from(ashlar_types::BLOCK_BYTES) == 0 && bytes <= 4 << 20;
+    if is_good { Ok(bytes) } else { Err(format!("{text} is not a multiple of 4KiB up to 4MiB")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        CommandLine::command().debug_assert();
+        for line in ["b", "b --smoke", "b resync --bytes 64MiB --medium file", "b load --mds a:1 --volume v --depth 32"]
+        {
+            CommandLine::try_parse_from(line.split(' ')).unwrap_or_else(|error| panic!("{line}: {error}"));
+        }
+        for line in
+            ["b --volume-size 4097", "b load --mds a:1 --volume v --request-size 1000", "b kill-stall --kills 0"]
+        {
+            assert!(CommandLine::try_parse_from(line.split(' ')).is_err(), "{line}");
+        }
+    }
+}

@@ -1,0 +1,89 @@
+//! A few seconds over everything that the measurements use. Right or wrong is asserted, time isn't.
+
+use crate::cluster::Cluster;
+use crate::disks::Disks;
+use crate::error::BenchError;
+use crate::fio;
+use crate::load::{Job, Until};
+use crate::measure::{self, attach_nbd, make_volume, nbd_device};
+use crate::report::{Row, table};
+use crate::sandbox::Sandbox;
+use crate::settings::Settings;
+use ashlar_types::BLOCK_BYTES;
+use std::time::Duration;
+
+const VOLUME_BYTES: u64 = 64 << 20;
+const OSD_BYTES: u64 = 1 << 30;
+const PATIENCE: Duration = Duration::from_secs(60);
+
+pub fn run(sandbox: &Sandbox, settings: &Settings) -> Result<(), BenchError> {
+    let disks = Disks::make(sandbox, settings.medium, &settings.file_parent, 3, OSD_BYTES, VOLUME_BYTES)?;
+    let cluster = Cluster::up(sandbox, &settings.ashlar, &disks)?;
+    let mut library = make_volume(&cluster, "smoke", VOLUME_BYTES)?;
+    println!("contents: new blocks are zeroes, what is written is read");
+    measure::read_back(&mut library)?;
+    measure::fill(&mut library, true)?;
+    let mut rows: Vec<Row> = Vec::new();
+    for (name, write_percent, request_bytes, depth) in [
+        ("4k mixed QD1", 50, BLOCK_BYTES, 1),
+        ("4k mixed QD32", 70, BLOCK_BYTES, 32),
+        ("64k mixed QD8", 50, 16 * BLOCK_BYTES, 8),
+    ] {
+        let job = mixed(write_percent, request_bytes, depth, library.blocks());
+        rows.push(measure::library_row(&cluster, &mut library, name, job)?);
+    }
+    check_accounting(&rows)?;
+    println!("an OSD is killed under load and comes back");
+    let osds: Vec<u32> = cluster.osds().collect();
+    let victim = osds[0];
+    let (killed, outcome) = std::thread::scope(|scope| {
+        let killer = scope.spawn(|| {
+            std::thread::sleep(Duration::from_millis(300));
+            cluster.kill_osd(victim)
+        });
+        let job = Job { until: Until::Elapsed(Duration::from_secs(2)), ..mixed(70, BLOCK_BYTES, 32, library.blocks()) };
+        let outcome = library.run(job);
+        (killer.join(), outcome)
+    });
+    killed.map_err(|_| BenchError::Wrong("the killing thread panicked".to_owned()))??;
+    outcome?;
+    cluster.start_osd(victim)?;
+    cluster.wait_in_sync(PATIENCE)?;
+    measure::read_back(&mut library)?;
+    library.detach()?;
+    println!("fio over NBD, verified");
+    let uri = attach_nbd(&cluster, "smoke")?;
+    let mut args = nbd_device(&uri).to_vec();
+    args.extend(["--rw=randwrite", "--bs=4k", "--iodepth=16", "--size=16M", "--verify=crc32c"].map(str::to_owned));
+    fio::run(sandbox, &args)?;
+    cluster.down()?;
+    print!("{}", table(&rows));
+    println!("smoke: all data was right");
+    Ok(())
+}
+
+fn mixed(write_percent: u32, request_bytes: u32, depth: usize, blocks: u64) -> Job {
+    Job {
+        write_percent,
+        request_bytes,
+        depth,
+        random: true,
+        verify: true,
+        blocks: 0..blocks,
+        until: Until::Elapsed(Duration::from_secs(1)),
+        slow: Duration::from_secs(1),
+        seed: u64::from(write_percent),
+    }
+}
+
+/// What the figures stand on: requests were made, processes were found, disks counted.
+fn check_accounting(rows: &[Row]) -> Result<(), BenchError> {
+    let is_whole = |row: &Row| {
+        let bytes = row.device_bytes_per_client_byte_per_copy;
+        row.iops > 0.0 && row.cpu.osds > 0.0 && row.cpu.client > 0.0 && bytes.is_none_or(|bytes| bytes >= 1.0)
+    };
+    match rows.iter().find(|row| !is_whole(row)) {
+        Some(row) => Err(BenchError::Wrong(format!("the accounting of {:?} is not plausible: {row:?}", row.job))),
+        None => Ok(()),
+    }
+}
