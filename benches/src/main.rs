@@ -22,6 +22,10 @@ mod sandbox;
 mod settings;
 mod smoke;
 
+/// The one of the gateway, since the client code that is measured runs here.
+#[global_allocator]
+static GLOBAL: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 use accept::Verdict;
 use cluster::Cluster;
 use disks::{Disks, Medium};

@@ -18,6 +18,10 @@ mod process;
 mod random;
 mod up;
 
+/// Payload buffers come and go by the thousand each second, up to 1 MiB each: docs/decisions/005-mimalloc.md.
+#[global_allocator]
+static GLOBAL: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 use args::{ChaosCommand, Command, CommandLine, Global, OsdAction};
 use clap::Parser;
 use clap::error::ErrorKind;
