@@ -25,12 +25,40 @@ pub fn bytes(path: &Path) -> io::Result<u64> {
     File::open(path)?.seek(SeekFrom::End(0))
 }
 
-/// Writes an empty store for an OSD that has never run. On another thread: it may take seconds, and connections want to be
-/// kept alive meanwhile.
+/// Refuses what [`prepare`] would refuse, and writes nothing: an id that was taken for a disk can't be given back. The ids in
+/// `config` don't matter.
+pub async fn check(config: OsdDaemonConfig, new: NewDisk) -> Result<(), CliError> {
+    aside(move || check_now(&config, &new)).await
+}
+
+/// Writes an empty store for an OSD that has never run.
 pub async fn prepare(config: OsdDaemonConfig, new: NewDisk) -> Result<(), CliError> {
-    match tokio::task::spawn_blocking(move || prepare_now(&config, &new)).await {
+    aside(move || prepare_now(&config, &new)).await
+}
+
+/// On another thread: it may take seconds, and connections want to be kept alive meanwhile.
+async fn aside(work: impl FnOnce() -> Result<(), CliError> + Send + 'static) -> Result<(), CliError> {
+    match tokio::task::spawn_blocking(work).await {
         Ok(result) => result,
         Err(panic) => std::panic::resume_unwind(panic.into_panic()),
+    }
+}
+
+fn check_now(config: &OsdDaemonConfig, new: &NewDisk) -> Result<(), CliError> {
+    let path = &config.disk;
+    let found = match std::fs::metadata(path) {
+        Ok(found) => Some(found),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        Err(source) => return Err(CliError::File { action: "find", path: path.clone(), source }),
+    };
+    match (new.bytes, found) {
+        (Some(_), Some(found)) if !found.is_file() => {
+            Err(CliError::Conflict { what: format!("{} is no file that could be given a size", path.display()) })
+        }
+        (Some(_), Some(found)) if found.len() > 0 => Ok(ashlar_osd::check_disk(config, new.force)?),
+        // It is made, or filled, with this size.
+        (Some(bytes), _) => Ok(ashlar_osd::check_size(config, bytes)?),
+        (None, _) => Ok(ashlar_osd::check_disk(config, new.force)?),
     }
 }
 

@@ -117,6 +117,28 @@ fn another_osds_disk_is_named_and_left_alone() {
     assert!(line.contains("osd.1") && line.contains("osd.2"), "{line}");
 }
 
+/// A file that begins as an ext4 file system does.
+fn file_with_ext4(path: &Path) {
+    let file = std::fs::File::create(path).expect("ours");
+    file.set_len(1 << 30).and_then(|()| file.write_all_at(&[0x53, 0xef], 0x438)).expect("sparse");
+}
+
+#[test]
+fn a_refused_disk_uses_up_no_osd_id() {
+    let cluster = Cluster::up(&["--osds", "1"]);
+    let foreign = cluster.dir().join("foreign");
+    file_with_ext4(&foreign);
+    let foreign = foreign.display().to_string();
+    let fresh = cluster.dir().join("fresh").display().to_string();
+    assert!(cluster.fails(&["osd", "create", "--disk", &foreign]).contains("ext2/3/4"));
+    assert!(cluster.fails(&["osd", "create", "--disk", &foreign, "--size", "1GiB"]).contains("ext2/3/4"));
+    assert!(cluster.fails(&["osd", "create", "--disk", &fresh, "--size", "16MiB"]).contains("the store needs"));
+    assert!(cluster.fails(&["osd", "create", "--disk", &fresh]).contains("/fresh"));
+    assert!(!Path::new(&fresh).exists(), "nothing was made for nothing");
+    assert_eq!(cluster.json(&["osd", "list"]).as_array().map(Vec::len), Some(1));
+    assert_eq!(cluster.json(&["osd", "create", "--disk", &fresh, "--size", "1GiB"])["osd"], 2);
+}
+
 #[test]
 fn a_read_only_file_is_named() {
     if rustix::process::geteuid().is_root() {

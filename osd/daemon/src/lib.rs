@@ -19,7 +19,7 @@ pub use config::OsdDaemonConfig;
 pub use control::Shutdown;
 pub use counters::Counters;
 pub use error::OsdError;
-pub use mkfs::{create_disk_file, mkfs};
+pub use mkfs::{check_disk, check_size, create_disk_file, mkfs};
 
 use ashlar_osd_core::{Action, Event, Honest, Osd, OsdConfig, Policy};
 use ashlar_types::control::OsdUsage;

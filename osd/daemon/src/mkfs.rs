@@ -46,15 +46,8 @@ pub fn create_disk_file(path: &Path, bytes: u64) -> Result<(), OsdError> {
 /// Writes an empty store. Without `force`, a disk that holds an OSD, a file system, a partition table or the like is
 /// left as it is.
 pub fn mkfs(config: &OsdDaemonConfig, force: bool) -> Result<(), OsdError> {
-    config.check()?;
-    let disk = Disk::open(&config.disk)?;
-    let store = store_config(config, &disk)?;
-    let mut maker = Maker { ring: Ring::new().map_err(|source| OsdError::Ring { source })?, disk };
-    if !force && let Some(found) = signature::find(&maker.beginning()?) {
-        return Err(OsdError::Occupied { disk: maker.disk.path.clone(), found });
-    }
-    let ops = Store::<Honest>::format(&store)
-        .map_err(|e| OsdError::Failed { disk: maker.disk.path.clone(), reason: e.to_string() })?;
+    let (mut maker, store) = examine(config, force)?;
+    let ops = format(config, &store)?;
     let is_zeroed = maker.zero(store.capacity);
     for op in ops {
         maker.perform(op, is_zeroed)?;
@@ -62,6 +55,47 @@ pub fn mkfs(config: &OsdDaemonConfig, force: bool) -> Result<(), OsdError> {
     maker.perform(DiskOp::Flush, is_zeroed)?;
     tracing::info!(osd = config.osd.0, disk = %config.disk.display(), capacity = store.capacity, "formatted");
     Ok(())
+}
+
+/// Refuses what [`mkfs`] would refuse, and writes nothing: for who has yet to take an id for this disk, and could not give it back.
+/// Which OSD of which cluster it is to be makes no difference.
+pub fn check_disk(config: &OsdDaemonConfig, force: bool) -> Result<(), OsdError> {
+    let (_, store) = examine(config, force)?;
+    format(config, &store).map(drop)
+}
+
+/// The same for a disk file of so many bytes that is yet to be made.
+pub fn check_size(config: &OsdDaemonConfig, bytes: u64) -> Result<(), OsdError> {
+    config.check()?;
+    let capacity = bytes / PAGE * PAGE;
+    let store = StoreConfig {
+        cluster: config.cluster,
+        osd: config.osd,
+        capacity,
+        log_bytes: config.log_bytes(capacity),
+        index_cache_bytes: config.index_cache_bytes(),
+        volatile_cache: true,
+        write_through: false,
+    };
+    format(config, &store).map(drop)
+}
+
+/// The disk, opened, and what its store would be.
+fn examine(config: &OsdDaemonConfig, force: bool) -> Result<(Maker, StoreConfig), OsdError> {
+    config.check()?;
+    let disk = Disk::open(&config.disk)?;
+    let store = store_config(config, &disk)?;
+    let mut maker = Maker { ring: Ring::new().map_err(|source| OsdError::Ring { source })?, disk };
+    if !force && let Some(found) = signature::find(&maker.beginning()?) {
+        return Err(OsdError::Occupied { disk: maker.disk.path.clone(), found });
+    }
+    Ok((maker, store))
+}
+
+/// What has to be written; refuses a size on which no store fits.
+fn format(config: &OsdDaemonConfig, store: &StoreConfig) -> Result<Vec<DiskOp>, OsdError> {
+    Store::<Honest>::format(store)
+        .map_err(|e| OsdError::Failed { disk: config.disk.clone(), reason: e.to_string() })
 }
 
 /// One disk and a ring that works on it, one operation at a time.
@@ -160,6 +194,25 @@ mod tests {
         let refused = mkfs(&config, false).expect_err("it holds a file system");
         assert!(matches!(refused, OsdError::Occupied { .. }), "{refused}");
         assert_eq!(std::fs::read(&config.disk).expect("readable")[..8192], content);
+    }
+
+    #[test]
+    fn what_would_be_refused_is_known_before_anything_is_written() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let config = config(&dir);
+        check_size(&config, 128 << 20).expect("large enough");
+        assert!(matches!(check_size(&config, 16 << 20), Err(OsdError::Failed { .. })), "no store fits into 16 MiB");
+        assert!(!config.disk.exists(), "a size is judged without a file");
+        create_disk_file(&config.disk, 128 << 20).expect("created");
+        check_disk(&config, false).expect("empty");
+        let content = std::fs::read(&config.disk).expect("readable");
+        assert!(content.iter().all(|byte| *byte == 0), "a check writes nothing");
+        mkfs(&config, false).expect("formatted");
+        assert!(matches!(check_disk(&config, false), Err(OsdError::Occupied { .. })));
+        check_disk(&config, true).expect("forced");
+        let small = OsdDaemonConfig { disk: dir.path().join("small"), ..config };
+        create_disk_file(&small.disk, 16 << 20).expect("created");
+        assert!(matches!(check_disk(&small, false), Err(OsdError::Failed { .. })));
     }
 
     #[test]
