@@ -34,6 +34,9 @@ pub struct ClusterFile {
     /// Where `up` begins to look for OSDs' ports, for who keeps a range for this cluster.
     #[serde(default = "usual_osd_port", skip_serializing_if = "is_usual_osd_port")]
     pub osd_port_first: u16,
+    /// Given out by the metadata service for disks that were refused in the end; the next OSDs get them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub osd_ids_unused: Vec<OsdId>,
     pub gateway: GatewayEntry,
     pub mds: Vec<MdsEntry>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -92,6 +95,7 @@ impl ClusterFile {
             version: VERSION,
             cluster: cluster.to_string(),
             osd_port_first: OSD_PORT,
+            osd_ids_unused: Vec::new(),
             gateway,
             mds: vec![mds],
             osd: Vec::new(),
@@ -191,6 +195,7 @@ mod tests {
         assert!(ClusterFile::load(&layout).expect("readable").is_none());
         let mut cluster = example();
         cluster.osd.push(OsdEntry { id: OsdId(1), address: "127.0.0.1:7410".into(), disk: "/c/osd.1/disk".into() });
+        cluster.osd_ids_unused.push(OsdId(2));
         cluster.save(&layout).expect("writable");
         assert_eq!(ClusterFile::load(&layout).expect("readable"), Some(cluster));
     }

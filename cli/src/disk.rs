@@ -77,11 +77,21 @@ fn make_file(path: &Path, new: &NewDisk) -> io::Result<()> {
     }
     let file = OpenOptions::new().write(true).create(true).truncate(false).open(path)?;
     // One that has a size is somebody's, or was made by an attempt before this; whether it may be used, mkfs decides.
-    if file.metadata()?.len() == 0 {
+    let is_fresh = file.metadata()?.len() == 0;
+    let made = fill(&file, bytes, new.preallocate, is_fresh);
+    if made.is_err() && is_fresh {
+        // Another attempt may want another size, and the host its space back.
+        let _ = std::fs::remove_file(path);
+    }
+    made
+}
+
+fn fill(file: &File, bytes: u64, preallocate: bool, is_fresh: bool) -> io::Result<()> {
+    if is_fresh {
         file.set_len(bytes)?;
     }
-    if new.preallocate {
-        rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, bytes)?;
+    if preallocate {
+        rustix::fs::fallocate(file, FallocateFlags::empty(), 0, bytes)?;
     }
     file.sync_all()
 }

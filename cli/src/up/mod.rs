@@ -1,6 +1,7 @@
 //! `ashlar up`: a whole cluster in one folder, or whatever is missing of it. Everything it does is done by the daemons'
 //! configuration files, `osd create` and `pool create`; it only does them in order.
 //! U1: whatever is interrupted, running it again finishes it: each step is recorded in `cluster.toml` when it is done.
+//! U2: a disk that can't be an OSD's is said, and keeps nothing else from coming up, now or later.
 
 mod configs;
 mod plan;
@@ -22,6 +23,7 @@ use crate::layout::{Layout, Service};
 use crate::output::{Output, note};
 use crate::place::Place;
 use crate::process;
+use ashlar_osd::OsdError;
 use ashlar_types::control::ControlRequest;
 use ashlar_types::{ClusterId, MdsId, Name, OsdId, format_bytes};
 use plan::Wish;
@@ -45,9 +47,9 @@ pub async fn run(args: UpArgs, place: Option<Place>, as_json: bool) -> Result<Ou
     let supervisor = if args.foreground { Some(process::hold_pid_file(&layout.supervisor_file())?) } else { None };
     let begin = Instant::now();
     let wish = wish(&args)?;
-    let cluster = begin_cluster(&layout, &wish)?;
+    let (cluster, mut failures) = begin_cluster(&layout, &wish).await?;
     let mut services = Services::new(&layout, cluster);
-    let failures = bring_everything_up(&mut services).await?;
+    failures.extend(bring_everything_up(&mut services).await?);
     let output = report(&services, begin.elapsed()).await?;
     drop(lock);
     if supervisor.is_none() {
@@ -73,20 +75,65 @@ fn wish(args: &UpArgs) -> Result<Wish, CliError> {
     })
 }
 
-/// The folder's cluster, made if there is none, with what the options add noted down before anything is done.
-fn begin_cluster(layout: &Layout, wish: &Wish) -> Result<ClusterFile, CliError> {
+/// The folder's cluster, made if there is none, with what the options add noted down before anything is done; and why some of what
+/// they add can't be.
+async fn begin_cluster(layout: &Layout, wish: &Wish) -> Result<(ClusterFile, Vec<CliError>), CliError> {
     let found = ClusterFile::load(layout)?;
-    let is_new = found.is_none();
-    let mut cluster = match found {
+    let mut cluster = match found.clone() {
         Some(cluster) => cluster,
         None => new_cluster(layout)?,
     };
+    let is_empty = cluster.osd.is_empty() && cluster.pending.is_empty();
     let added = plan::plan(wish, &cluster, |path| disk::bytes(path).ok())?;
-    if is_new || !added.is_empty() {
-        cluster.pending.extend(added);
+    plan::correct_unfinished(wish, &mut cluster);
+    cluster.pending.extend(added);
+    let mut refusals = drop_refused(layout, &mut cluster).await?;
+    if is_empty && !refusals.is_empty() {
+        // Nothing that could come up meanwhile, and the first pool would get the wrong number of replicas.
+        return Err(refusals.remove(0));
+    }
+    if found.as_ref() != Some(&cluster) {
         cluster.save(layout)?;
     }
-    Ok(cluster)
+    Ok((cluster, refusals))
+}
+
+/// U2: an OSD without an id is only a wish; one that can't be granted is forgotten, and may be made again.
+async fn drop_refused(layout: &Layout, cluster: &mut ClusterFile) -> Result<Vec<CliError>, CliError> {
+    // A mistake in the file is no disk's fault.
+    cluster.id(layout)?;
+    let mut refusals = Vec::new();
+    for pending in std::mem::take(&mut cluster.pending) {
+        let refusal = match pending.id {
+            Some(_) => None,
+            None => check_disk(layout, cluster, &pending).await.err(),
+        };
+        match refusal {
+            Some(refusal) => refusals.push(refusal),
+            None => cluster.pending.push(pending),
+        }
+    }
+    Ok(refusals)
+}
+
+async fn check_disk(layout: &Layout, cluster: &ClusterFile, pending: &PendingOsd) -> Result<(), CliError> {
+    // Its folder is named after an id that it doesn't have yet; nothing is there.
+    let path = pending.disk.clone().unwrap_or_else(|| layout.osd_disk(NO_OSD));
+    let config = configs::osd_config(layout, cluster, NO_OSD, &path, "127.0.0.1:0")?;
+    match disk::check(config, new_disk(pending)).await {
+        Err(CliError::Osd(OsdError::Failed { reason, .. })) if pending.disk.is_none() => {
+            let size = format_bytes(pending.bytes.unwrap_or_default());
+            Err(CliError::Conflict { what: format!("--osd-size {size}: {reason}") })
+        }
+        checked => checked,
+    }
+}
+
+/// Ids are given out from 1.
+const NO_OSD: OsdId = OsdId(0);
+
+fn new_disk(pending: &PendingOsd) -> NewDisk {
+    NewDisk { bytes: pending.bytes, preallocate: pending.preallocate, force: false }
 }
 
 fn new_cluster(layout: &Layout) -> Result<ClusterFile, CliError> {
@@ -124,38 +171,81 @@ async fn bring_everything_up(services: &mut Services<'_>) -> Result<Vec<CliError
         return Err(failure);
     }
     let control = services.control()?;
-    while let Some(pending) = services.cluster.pending.first().cloned() {
-        add_osd(services, &control, pending).await?;
-    }
+    let mut failures = add_pending(services, &control).await?;
+    let is_whole = failures.is_empty();
     let mut rest: Vec<Service> = services.cluster.osd.iter().map(|osd| Service::Osd(osd.id)).collect();
     rest.push(Service::Gateway);
-    let failures = services.bring_up(&rest).await?;
-    make_default_pool(services, &control).await?;
+    failures.extend(services.bring_up(&rest).await?);
+    if is_whole {
+        // Otherwise the next `up` makes it: a pool keeps the number of replicas that it was made with.
+        make_default_pool(services, &control).await?;
+    }
     if failures.is_empty() {
         wait_for_primaries(&control).await?;
     }
     Ok(failures)
 }
 
-/// Finishes the first pending OSD up to its being part of the cluster, not yet running.
-async fn add_osd(services: &mut Services<'_>, control: &Control, pending: PendingOsd) -> Result<(), CliError> {
-    let id = match pending.id {
+/// Finishes pending OSDs up to their being part of the cluster, not yet running. What fails stays for the next `up`, unless it can't
+/// ever be.
+async fn add_pending(services: &mut Services<'_>, control: &Control) -> Result<Vec<CliError>, CliError> {
+    let mut failures = Vec::new();
+    let mut at = 0;
+    while at < services.cluster.pending.len() {
+        let Err(failure) = add_osd(services, control, at).await else { continue };
+        if is_refusal(&failure) {
+            // U2: the disk has changed since it was checked. The id serves the next OSD.
+            let pending = services.cluster.pending.remove(at);
+            remove_if_too_small(services.layout, &pending, &failure);
+            services.cluster.osd_ids_unused.extend(pending.id);
+            services.cluster.osd_ids_unused.sort_unstable_by(|a, b| b.cmp(a));
+            services.cluster.save(services.layout)?;
+        } else {
+            at += 1;
+        }
+        failures.push(failure);
+    }
+    Ok(failures)
+}
+
+/// A file of `up`'s own on which no store fits would be in the way of the next OSD of this id. Nothing is on it.
+fn remove_if_too_small(layout: &Layout, pending: &PendingOsd, failure: &CliError) {
+    if let (None, Some(id), CliError::Osd(OsdError::Failed { .. })) = (&pending.disk, pending.id, failure) {
+        // If it can't be removed, the next one is refused as this one was.
+        let _ = std::fs::remove_file(layout.osd_disk(id));
+    }
+}
+
+/// Whether the disk is the reason, and will be so tomorrow.
+fn is_refusal(failure: &CliError) -> bool {
+    let CliError::Osd(failure) = failure else { return false };
+    matches!(
+        failure,
+        OsdError::Occupied { .. } | OsdError::NotADisk { .. } | OsdError::TooSmall { .. } | OsdError::Failed { .. }
+    )
+}
+
+async fn add_osd(services: &mut Services<'_>, control: &Control, at: usize) -> Result<(), CliError> {
+    let id = match services.cluster.pending[at].id {
         Some(id) => id,
         None => {
-            let (id, _) = control.osd_create(host_name()).await?;
-            services.cluster.pending[0].id = Some(id);
+            let id = match services.cluster.osd_ids_unused.pop() {
+                Some(id) => id,
+                None => control.osd_create(host_name()).await?.0,
+            };
+            services.cluster.pending[at].id = Some(id);
             services.cluster.save(services.layout)?;
             id
         }
     };
+    let pending = services.cluster.pending[at].clone();
     let path = pending.disk.clone().unwrap_or_else(|| services.layout.osd_disk(id));
     let taken = services::all_addresses(&services.cluster);
     let address = ports::choose(Service::Osd(id), services.cluster.osd_port_first, &taken)?;
     let config = configs::osd_config(services.layout, &services.cluster, id, &path, &address)?;
-    let new = NewDisk { bytes: pending.bytes, preallocate: pending.preallocate, force: false };
-    disk::prepare(config, new).await?;
+    disk::prepare(config, new_disk(&pending)).await?;
     services.cluster.osd.push(OsdEntry { id, address, disk: path });
-    services.cluster.pending.remove(0);
+    services.cluster.pending.remove(at);
     services.cluster.save(services.layout)
 }
 

@@ -65,7 +65,8 @@ fn plan_files(
     if wanted < have {
         return conflict(format!("--osds {wanted}: this cluster has {have} OSDs, and `up` takes none away"));
     }
-    if wanted == have {
+    // Those that are unfinished take the size on.
+    if wanted == have && cluster.pending.is_empty() {
         let other = cluster.osd.iter().find_map(|osd| {
             let bytes = bytes_of(&osd.disk)?;
             (wish.osd_bytes? != bytes).then_some((osd, bytes))
@@ -85,6 +86,15 @@ fn plan_files(
         preallocate: wish.preallocate,
     };
     Ok((have..wanted).map(|_| one.clone()).collect())
+}
+
+/// OSDs that an earlier `up` could not finish (for want of space, say) get the size that is asked for now.
+pub fn correct_unfinished(wish: &Wish, cluster: &mut ClusterFile) {
+    let Some(bytes) = wish.osd_bytes else { return };
+    for pending in cluster.pending.iter_mut().filter(|pending| pending.disk.is_none()) {
+        pending.bytes = Some(bytes);
+        pending.preallocate = wish.preallocate;
+    }
 }
 
 fn conflict<T>(what: String) -> Result<T, CliError> {
@@ -129,6 +139,17 @@ mod tests {
     fn more_osds_or_disks_are_added() {
         assert_eq!(added(&Wish { osds: Some(5), osd_bytes: Some(2 << 30), ..Wish::default() }, &["/x", "/y"]), Ok(3));
         assert_eq!(added(&Wish { disks: vec!["/z".into()], ..Wish::default() }, &["/x", "/y"]), Ok(1));
+    }
+
+    #[test]
+    fn unfinished_osds_take_on_another_size() {
+        let wish = Wish { osd_bytes: Some(2 << 30), ..Wish::default() };
+        let mut cluster = cluster(&["/x"]);
+        let unfinished = PendingOsd { id: Some(OsdId(2)), bytes: Some(9 << 30), preallocate: true, disk: None };
+        cluster.pending.push(unfinished.clone());
+        assert_eq!(plan(&wish, &cluster, |_| Some(1 << 30)).expect("no contradiction"), vec![]);
+        correct_unfinished(&wish, &mut cluster);
+        assert_eq!(cluster.pending, vec![PendingOsd { bytes: Some(2 << 30), preallocate: false, ..unfinished }]);
     }
 
     #[test]

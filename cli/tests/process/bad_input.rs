@@ -140,6 +140,60 @@ fn a_refused_disk_uses_up_no_osd_id() {
 }
 
 #[test]
+fn a_disk_that_up_refuses_keeps_nothing_else_down() {
+    let cluster = Cluster::nothing();
+    cluster.keep_ports();
+    let foreign = cluster.dir().join("foreign");
+    file_with_ext4(&foreign);
+    let foreign = foreign.display().to_string();
+    // Of a cluster that isn't there yet, nothing is begun.
+    assert!(cluster.fails(&["up", "--osd-size", "16MiB"]).contains("--osd-size 16MiB"));
+    assert!(cluster.fails(&["up", "--disk", &foreign]).contains("ext2/3/4"));
+    assert_eq!(cluster.pids(), vec![]);
+    cluster.up_again(&["--osds", "1"]);
+    let theirs = Cluster::up(&["--osds", "1"]);
+    theirs.ok(&["down"]);
+    let other = theirs.dir().join("osd.1/disk").display().to_string();
+
+    // A healthy one stays so, is brought up again, and grows as if nobody had asked.
+    assert!(cluster.fails(&["up", "--disk", &foreign]).contains("ext2/3/4"));
+    assert!(cluster.fails(&["up", "--osds", "2", "--osd-size", "16MiB"]).contains("--osd-size 16MiB"));
+    cluster.kill_everything();
+    assert!(cluster.fails(&["up", "--disk", &other]).contains("osd.1 of cluster"));
+    assert_eq!(cluster.pids().len(), 3, "a metadata node, an OSD, a gateway run all the same");
+    assert_eq!(cluster.up_again(&[])["started"].as_array().map(Vec::len), Some(0));
+    cluster.wait_in_sync(Duration::from_secs(20));
+    assert_eq!(cluster.status()["healthy"], true);
+    let up = cluster.up_again(&["--osds", "2", "--osd-size", "1GiB"]);
+    assert_eq!(up["osds"][1]["id"], 2, "no id was used up");
+}
+
+#[test]
+fn a_disk_that_is_spoilt_after_it_was_noted_down_gives_its_id_to_the_next() {
+    let cluster = Cluster::up(&["--osds", "1"]);
+    let foreign = cluster.dir().join("foreign");
+    file_with_ext4(&foreign);
+    for id in [2, 3] {
+        let disk = cluster.dir().join(format!("x-{id}")).display().to_string();
+        assert_eq!(cluster.json(&["osd", "create", "--disk", &disk, "--size", "1GiB"])["osd"], id);
+    }
+    // What an `up` leaves that was interrupted between the id and the disk: another's disk, and a file that is too small.
+    let file = cluster.dir().join("cluster.toml");
+    let text = std::fs::read_to_string(&file).expect("written by up");
+    let pending = format!(
+        "\n[[pending]]\nid = 2\ndisk = \"{}\"\n\n[[pending]]\nid = 3\nbytes = {}\n",
+        foreign.display(),
+        16 << 20
+    );
+    std::fs::write(&file, text + &pending).expect("ours");
+    assert!(cluster.fails(&["up"]).contains("ext2/3/4"));
+    cluster.up_again(&[]);
+    let up = cluster.up_again(&["--osds", "3", "--osd-size", "1GiB"]);
+    assert_eq!((&up["osds"][1]["id"], &up["osds"][2]["id"]), (&2.into(), &3.into()));
+    assert_eq!(cluster.json(&["osd", "list"]).as_array().map(Vec::len), Some(3));
+}
+
+#[test]
 fn a_read_only_file_is_named() {
     if rustix::process::geteuid().is_root() {
         // Root may write it all the same, so make the file immutable, where the file system can.

@@ -94,8 +94,7 @@ fn examine(config: &OsdDaemonConfig, force: bool) -> Result<(Maker, StoreConfig)
 
 /// What has to be written; refuses a size on which no store fits.
 fn format(config: &OsdDaemonConfig, store: &StoreConfig) -> Result<Vec<DiskOp>, OsdError> {
-    Store::<Honest>::format(store)
-        .map_err(|e| OsdError::Failed { disk: config.disk.clone(), reason: e.to_string() })
+    Store::<Honest>::format(store).map_err(|e| OsdError::Failed { disk: config.disk.clone(), reason: e.to_string() })
 }
 
 /// One disk and a ring that works on it, one operation at a time.
