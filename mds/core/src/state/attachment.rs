@@ -55,7 +55,7 @@ impl ClusterState {
                     return Err(attached(name, &holder.gateway));
                 }
                 if let Some(present) = present {
-                    return self.attachment_reply(id, present);
+                    return self.attach_again(id, present, read_only);
                 }
             }
             AttachMode::Force => self.take_over(id, present, read_only),
@@ -64,6 +64,19 @@ impl ClusterState {
             Some(present) => self.attachment_reply(id, present),
             None => self.add_attachment(id, gateway, mode == AttachMode::Shared, read_only),
         }
+    }
+
+    /// The same once more is the same answer; a gateway has one attachment of a volume, which is not changed under its users.
+    fn attach_again(&self, volume: VolumeId, present: AttachmentId, read_only: bool) -> Outcome {
+        let record = &self.volumes[&volume];
+        let attachment = &record.attachments[&present];
+        if attachment.read_only == read_only {
+            return self.attachment_reply(volume, present);
+        }
+        let text = |read_only| if read_only { "read-only" } else { "for reading and writing" };
+        let (name, gateway) = (record.name.as_str(), &attachment.gateway);
+        let (has, asked) = (text(attachment.read_only), text(read_only));
+        Err(invalid(format!("volume {name:?} is attached to {gateway} {has}, not {asked}; detach it there first")))
     }
 
     /// Ends every attachment but `kept`, whose generation rises: its process, if it lives, has to ask again.

@@ -70,6 +70,21 @@ fn a_second_attachment_is_refused_unless_both_share() {
 }
 
 #[test]
+fn a_shared_attachment_is_not_taken_for_one_of_the_other_kind() {
+    let mut cluster = Cluster::with_volume(1, 1);
+    let mut attach = |gateway: &str, read_only| {
+        let (mode, gateway) = (AttachMode::Shared, gateway.to_owned());
+        cluster.ask(ControlRequest::Attach { name: name("v"), gateway, mode, read_only })
+    };
+    attach("a", false).expect("free");
+    let refused = attach("a", true).expect_err("it would be written to").to_string();
+    assert_eq!(refused, "volume \"v\" is attached to a for reading and writing, not read-only; detach it there first");
+    attach("b", true).expect("another gateway may differ");
+    assert!(attach("b", false).is_err());
+    attach("b", true).expect("again, the same");
+}
+
+#[test]
 fn a_new_process_of_the_gateway_waits_until_the_old_one_is_fenced() {
     let mut cluster = Cluster::with_volume(3, 3);
     cluster.attach("g", AttachMode::Exclusive).expect("free");
