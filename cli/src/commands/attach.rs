@@ -56,11 +56,8 @@ async fn wait_until_served(attachment: &AttachmentInfo) -> Result<(), CliError> 
             attachment.gateway
         )));
     }
-    match tokio::time::timeout(PATIENCE, nbd_probe::wait_for_export(&attachment.nbd_address, volume)).await {
-        Ok(Ok(())) => Ok(()),
-        Ok(Err(error)) => Err(failed(error.to_string())),
-        Err(_) => Err(failed(format!("no answer within {} s", PATIENCE.as_secs()))),
-    }
+    let served = nbd_probe::wait_for_export(&attachment.nbd_address, volume, PATIENCE).await;
+    served.map_err(|error| failed(error.to_string()))
 }
 
 fn describe(attachment: &AttachmentInfo) -> Output {
