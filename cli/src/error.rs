@@ -52,8 +52,11 @@ pub enum CliError {
     #[error("the gateway at {address} does not serve {volume:?} yet: {reason}")]
     Gateway { address: String, volume: String, reason: String },
     /// Whoever had it may still write to these PGs.
-    #[error("volume {name:?} is detached, but after {} s its last gateway is not fenced everywhere: waiting for {pgs}", waited.as_secs())]
-    NotFenced { name: String, waited: Duration, pgs: String },
+    #[error(
+        "volume {name:?} is {done}, but after {} s who had it before is not fenced everywhere: waiting for {pgs}",
+        waited.as_secs()
+    )]
+    NotFenced { name: String, done: &'static str, waited: Duration, pgs: String },
     #[error(transparent)]
     Osd(#[from] ashlar_osd::OsdError),
     #[error(transparent)]

@@ -5,7 +5,7 @@ use std::io;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 const NBDMAGIC: u64 = 0x4e42_444d_4147_4943;
 const IHAVEOPT: u64 = 0x4948_4156_454f_5054;
@@ -66,6 +66,11 @@ pub async fn wait_for_export(address: &str, export: &str, patience: Duration) ->
         tokio::time::sleep(PAUSE).await;
     }
     Err(ProbeError::Patience { waited: patience, last })
+}
+
+/// Asks once.
+pub async fn ask_within(address: &str, export: &str, patience: Duration) -> Result<(), ProbeError> {
+    timeout(patience, ask(address, export)).await.unwrap_or(Err(ProbeError::Patience { waited: patience, last: None }))
 }
 
 async fn ask(address: &str, export: &str) -> Result<(), ProbeError> {

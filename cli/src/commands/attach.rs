@@ -1,23 +1,28 @@
-//! `ashlar volume attach`: gives a volume to a gateway, waits until it really serves it, and says how to reach it.
+//! `ashlar volume attach`: gives a volume to a gateway, waits until it really has it, and says how to reach it.
 
+use super::barrier;
 use super::volume::attachment_json;
 use crate::args::AttachArgs;
 use crate::control::Control;
 use crate::error::CliError;
 use crate::nbd_probe;
-use crate::output::Output;
+use crate::output::{Output, note};
 use crate::place::Place;
 use ashlar_types::control::{AttachMode, AttachmentInfo, ControlReply, ControlRequest};
 use std::time::Duration;
 
-/// The gateway passes the volume's barrier first, which waits for OSDs that must be told.
+/// A gateway that lives answers at once; one that was just restarted has its own predecessor fenced first.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// For what only makes a note.
+const ELSEWHERE_PATIENCE: Duration = Duration::from_secs(3);
 
 pub async fn run(control: &Control, place: &Place, args: AttachArgs) -> Result<Output, CliError> {
-    let gateway = match args.gateway.clone().or_else(|| place.gateway()) {
+    let ours = place.gateway();
+    let gateway = match args.gateway.clone().or_else(|| ours.clone()) {
         Some(gateway) => gateway,
         None => return Err(CliError::WhichGateway { known: known_gateways(control).await? }),
     };
+    let is_ours = ours.as_ref() == Some(&gateway);
     let mode = match (args.shared, args.force) {
         (true, _) => AttachMode::Shared,
         (_, true) => AttachMode::Force,
@@ -26,7 +31,7 @@ pub async fn run(control: &Control, place: &Place, args: AttachArgs) -> Result<O
     let request = ControlRequest::Attach { name: args.name.clone(), gateway, mode, read_only: args.read_only };
     let reply = control.ask(request).await?;
     let ControlReply::Attachment(attachment) = reply else { return Err(CliError::unexpected("attach", &reply)) };
-    wait_until_served(&attachment).await?;
+    wait_until_served(control, &attachment, is_ours).await?;
     Ok(describe(&attachment))
 }
 
@@ -42,22 +47,25 @@ async fn known_gateways(control: &Control) -> Result<String, CliError> {
     })
 }
 
-/// Asks the gateway itself, as a client would: it answers when the volume can be read and written.
-async fn wait_until_served(attachment: &AttachmentInfo) -> Result<(), CliError> {
-    let volume = attachment.volume_name.as_str();
-    let failed = |reason: String| CliError::Gateway {
-        address: attachment.nbd_address.clone(),
-        volume: volume.to_owned(),
-        reason,
-    };
-    if attachment.nbd_address.is_empty() {
-        return Err(failed(format!(
-            "gateway {:?} has not started yet; it serves the volume when it does",
-            attachment.gateway
-        )));
+/// The metadata service says who has the volume. Whether the gateway serves it, the gateway itself is asked, as a client would: one of
+/// this machine must; from elsewhere its address may mean somebody else, or nobody.
+async fn wait_until_served(control: &Control, attachment: &AttachmentInfo, is_ours: bool) -> Result<(), CliError> {
+    let name = &attachment.volume_name;
+    barrier::wait_until_passed(control, name, attachment.volume, "attached").await?;
+    let (address, volume) = (&attachment.nbd_address, name.as_str());
+    let failed = |reason| CliError::Gateway { address: address.clone(), volume: volume.to_owned(), reason };
+    if address.is_empty() {
+        let gateway = &attachment.gateway;
+        return Err(failed(format!("gateway {gateway:?} has not started yet; it serves the volume when it does")));
     }
-    let served = nbd_probe::wait_for_export(&attachment.nbd_address, volume, PATIENCE).await;
-    served.map_err(|error| failed(error.to_string()))
+    if is_ours {
+        let served = nbd_probe::wait_for_export(address, volume, PATIENCE).await;
+        return served.map_err(|error| failed(error.to_string()));
+    }
+    if let Err(error) = nbd_probe::ask_within(address, volume, ELSEWHERE_PATIENCE).await {
+        note(&format!("volume {name} is attached; from here its gateway at {address} can't be asked: {error}"));
+    }
+    Ok(())
 }
 
 fn describe(attachment: &AttachmentInfo) -> Output {

@@ -1,6 +1,7 @@
 //! The admin commands: each asks the metadata service and says the answer to people or to programs.
 
 pub mod attach;
+mod barrier;
 pub mod chaos;
 pub mod detach;
 pub mod disk;

@@ -15,7 +15,7 @@ pub struct GatewayConfig {
     pub mds: Vec<String>,
     /// `ADDRESS:PORT` to serve NBD on.
     pub nbd_listen: SocketAddr,
-    /// `HOST:PORT` at which clients reach that, if it isn't what `nbd_listen` says.
+    /// `HOST:PORT` at which clients reach that, if it isn't what `nbd_listen` says. Must be given where that is all addresses.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub nbd_advertise: Option<String>,
     /// A Unix socket to serve NBD on; at most 107 bytes long.
@@ -52,6 +52,10 @@ impl GatewayConfig {
         }
         self.mds.iter().try_for_each(|address| check_address("mds", address))?;
         self.nbd_advertise.iter().try_for_each(|address| check_address("nbd_advertise", address))?;
+        if self.nbd_advertise.is_none() && self.nbd_listen.ip().is_unspecified() {
+            let ip = self.nbd_listen.ip();
+            return Err(format!("nbd_advertise: is needed, because nobody can connect to {ip}"));
+        }
         if !self.nbd_socket.is_absolute() {
             return Err(format!("nbd_socket: {} is not an absolute path", self.nbd_socket.display()));
         }
@@ -89,6 +93,14 @@ mod tests {
         assert!(refused(|c| c.mds.clear()).starts_with("mds:"));
         assert!(refused(|c| c.mds[0] = "7400".into()).starts_with("mds:"));
         assert!(refused(|c| c.nbd_advertise = Some("here".into())).starts_with("nbd_advertise:"));
+        assert!(refused(|c| c.nbd_listen = "0.0.0.0:10809".parse().expect("all")).starts_with("nbd_advertise:"));
+        assert!(refused(|c| c.nbd_listen = "[::]:10809".parse().expect("all")).starts_with("nbd_advertise:"));
+        let everywhere = GatewayConfig {
+            nbd_listen: "0.0.0.0:10809".parse().expect("all"),
+            nbd_advertise: Some("host-1:10809".into()),
+            ..config()
+        };
+        assert_eq!(everywhere.refusal(), None);
         assert!(refused(|c| c.nbd_socket = "nbd.sock".into()).starts_with("nbd_socket:"));
         assert!(refused(|c| c.nbd_socket = format!("/{}", "x".repeat(108)).into()).starts_with("nbd_socket:"));
         assert!(refused(|c| c.nbd_connections_max = 0).starts_with("nbd_connections_max:"));

@@ -1,6 +1,6 @@
 //! `up`, `down`, `osd kill` and `start`: again, interrupted, side by side, grown, contradicted.
 
-use crate::support::cluster::{binary, signal};
+use crate::support::cluster::{Daemons, binary, free_port, signal};
 use crate::support::nbd::Nbd;
 use crate::support::tools::wait_until;
 use crate::support::{Cluster, run};
@@ -199,6 +199,33 @@ fn in_the_foreground_what_dies_is_restarted_and_the_end_stops_everything() {
     cluster.ok(&["down"]);
     assert!(up.wait().expect("our own child").success());
     assert_eq!(cluster.pids(), vec![]);
+}
+
+#[test]
+fn a_volume_is_attached_to_a_gateway_that_cannot_be_reached_from_here() {
+    let cluster = Cluster::up(&["--osds", "1"]);
+    let mds = cluster.up_again(&[])["mds"][0].as_str().expect("an address").to_owned();
+    // Where a gateway listens on its own machine's 127.0.0.1, here is somebody else, or nobody, as at this port.
+    let config = format!(
+        "name = \"elsewhere\"\nmds = [\"{mds}\"]\nnbd_listen = \"127.0.0.1:{}\"\nnbd_advertise = \"127.0.0.1:1\"\nnbd_socket = \"{}\"\n",
+        free_port(),
+        cluster.dir().join("elsewhere.sock").display()
+    );
+    let path = cluster.dir().join("elsewhere.toml");
+    std::fs::write(&path, config).expect("ours");
+    let mut daemons = Daemons::default();
+    daemons.start("gateway", Command::new(binary()).arg("gateway").arg("--config").arg(&path).stderr(Stdio::null()));
+    cluster.ok(&["volume", "create", "v", "--size", "64MiB"]);
+    // Until it has registered, there is no address to tell.
+    wait_until("attached", Duration::from_secs(30), || {
+        let attached = cluster.run(&["volume", "attach", "v", "--shared", "--gateway", "elsewhere"]);
+        if !attached.ok {
+            return Err(attached.stderr);
+        }
+        assert_eq!(attached.stdout.lines().next(), Some("nbd://127.0.0.1:1/v"));
+        assert!(attached.stderr.contains("volume v is attached"), "{}", attached.stderr);
+        Ok(())
+    });
 }
 
 #[test]
