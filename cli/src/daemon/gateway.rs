@@ -38,25 +38,30 @@ fn raise_open_files_limit() {
 async fn serve(config: GatewayConfig) -> Result<(), CliError> {
     let control = ControlClient::new(config.mds.clone())?;
     let boot = BootId(super::random_u64()?);
+    let mut ended = std::pin::pin!(asked_to_end());
     let gateway = tokio::select! {
         gateway = connect(&config, &control, boot) => gateway,
-        ended = asked_to_end() => return ended,
+        ended = &mut ended => return ended,
     };
     let limits = Limits { connections_max: config.nbd_connections_max, ..Limits::default() };
     let server = Server::new(Arc::new(Volumes { gateway: gateway.clone() }), limits);
     let daemon = |what| move |source: std::io::Error| CliError::Daemon { what, source: source.into() };
     let address = server.listen_tcp(config.nbd_listen).await.map_err(daemon("cannot listen for NBD on nbd_listen"))?;
-    // A socket file that a killed process left is ours: the pid file, or the service manager, allows one process.
-    server.listen_unix(&config.nbd_socket).await.map_err(daemon("cannot listen for NBD on nbd_socket"))?;
     let request = ControlRequest::RegisterGateway {
         gateway: config.name.clone(),
         boot,
         nbd_address: config.nbd_advertise.clone().unwrap_or_else(|| address.to_string()),
         nbd_socket: config.nbd_socket.display().to_string(),
     };
-    control.request(request).await?;
+    tokio::select! {
+        registered = control.request(request) => drop(registered?),
+        ended = &mut ended => return ended,
+    }
+    // Last, since `up` takes it for a sign that the gateway is up: by then the cluster knows its addresses.
+    // A socket file that a killed process left is ours: the pid file, or the service manager, allows one process.
+    server.listen_unix(&config.nbd_socket).await.map_err(daemon("cannot listen for NBD on nbd_socket"))?;
     tracing::info!(gateway = %config.name, %boot, %address, socket = %config.nbd_socket.display(), "serving");
-    asked_to_end().await?;
+    ended.await?;
     server.shutdown().await;
     gateway.shutdown().await;
     Ok(())
