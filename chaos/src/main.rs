@@ -38,7 +38,11 @@ fn parse(mut words: impl Iterator<Item = String>) -> Result<Arguments, String> {
         let value = words.next().ok_or_else(|| format!("{word} needs a value"))?;
         let number = || value.parse::<u64>().map_err(|_| format!("{word} takes a number, not {value:?}"));
         match word.as_str() {
-            "--seeds" => arguments.seeds = number()?,
+            "--seeds" => match number()? {
+                // None that failed among none would look like a success.
+                0 => return Err("--seeds takes a number from 1".to_owned()),
+                seeds => arguments.seeds = seeds,
+            },
             "--first-seed" => arguments.first_seed = number()?,
             "--seed" => (arguments.first_seed, arguments.seeds) = (number()?, 1),
             "--jobs" => arguments.jobs = usize::try_from(number()?).map_err(|e| e.to_string())?,

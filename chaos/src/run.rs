@@ -163,7 +163,9 @@ pub fn run_seed(seed: u64, options: Options) -> SeedReport {
 /// Simulates seeds from `first` on, `jobs` at a time; `progress` hears of each when it is done.
 pub fn run(first: u64, count: u64, options: Options, jobs: usize, mut progress: impl FnMut(&SeedReport)) -> Summary {
     let mut summary = Summary::default();
-    run_seeds(&mut (first..first + count), options, jobs, |report| {
+    // Behind the last of all seeds there is none.
+    let mut seeds = (0..count).map_while(|n| first.checked_add(n));
+    run_seeds(&mut seeds, options, jobs, |report| {
         summary.seeds += 1;
         summary.events += report.stats.events;
         summary.requests += report.stats.requests;

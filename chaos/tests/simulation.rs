@@ -24,3 +24,8 @@ fn the_same_seed_gives_the_same_run() {
         assert_eq!(first.failure, second.failure, "seed {seed}");
     }
 }
+
+#[test]
+fn behind_the_last_seed_there_is_none() {
+    assert_eq!(run(u64::MAX, 2, Options::default(), 1, |_| {}).seeds, 1);
+}

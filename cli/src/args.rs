@@ -111,13 +111,16 @@ pub struct UpArgs {
     pub foreground: bool,
 }
 
+/// A day: whoever waits longer waits for ever.
+const TIMEOUT_SECONDS_MAX: u64 = 24 * 60 * 60;
+
 #[derive(Debug, Args)]
 pub struct DownArgs {
     /// The cluster's folder [default: --cluster, else ~/.ashlar]
     #[arg(long, value_name = "DIR")]
     pub dir: Option<PathBuf>,
     /// How long each process may take to end by itself before it is killed
-    #[arg(long, value_name = "SECONDS", default_value_t = 10)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(..=TIMEOUT_SECONDS_MAX))]
     pub timeout: u64,
 }
 
@@ -319,7 +322,7 @@ pub enum ChaosCommand {
 #[derive(Debug, Args)]
 pub struct SimArgs {
     /// How many seeds
-    #[arg(long, value_name = "N", default_value_t = 100)]
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..))]
     pub seeds: u64,
     /// The first of them
     #[arg(long, value_name = "S", default_value_t = 0)]
@@ -443,6 +446,8 @@ mod tests {
         assert!(mistake("ashlar volume create a@b --size 1G").contains("a name takes letters"));
         assert!(mistake("ashlar pool create p --replicas -3").contains("'-3'"));
         assert!(mistake("ashlar up --osds 0").contains("'0'"));
+        assert!(mistake("ashlar down --timeout 18446744073709551615").contains("is not in 0..=86400"));
+        assert!(mistake("ashlar chaos sim --seeds 0").contains("'0'"));
         assert!(mistake("ashlar osd kill x").contains("'x'"));
         assert!(mistake("ashlar vol").contains("'vol'"));
         assert!(mistake("ashlar scrub --pg 7").contains("pg.POOL.INDEX"));
