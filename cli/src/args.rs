@@ -1,5 +1,6 @@
 //! The command line: its spelling, which other people's scripts rely on, and nothing else.
 
+use crate::down::STOP_SECONDS;
 use crate::place::Place;
 use ashlar_chaos::{Aim, Plant};
 use ashlar_types::scrub::ScrubTarget;
@@ -120,7 +121,7 @@ pub struct DownArgs {
     #[arg(long, value_name = "DIR")]
     pub dir: Option<PathBuf>,
     /// How long each process may take to end by itself before it is killed
-    #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(..=TIMEOUT_SECONDS_MAX))]
+    #[arg(long, value_name = "SECONDS", default_value_t = STOP_SECONDS, value_parser = clap::value_parser!(u64).range(..=TIMEOUT_SECONDS_MAX))]
     pub timeout: u64,
 }
 

@@ -11,6 +11,8 @@ use rustix::process::Signal;
 use serde_json::json;
 use std::time::{Duration, Instant};
 
+/// How long each process may take, unless told otherwise.
+pub const STOP_SECONDS: u64 = 10;
 const FOLDER_PATIENCE: Duration = Duration::from_secs(90);
 
 pub fn run(args: &DownArgs, place: Option<Place>) -> Result<Output, CliError> {

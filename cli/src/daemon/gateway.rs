@@ -4,6 +4,7 @@
 use super::{asked_to_end, runtime};
 use crate::args::DaemonArgs;
 use crate::config::GatewayConfig;
+use crate::down;
 use crate::error::CliError;
 use crate::output::Output;
 use ashlar_client::{Gateway, GatewayOptions, OpenError};
@@ -14,6 +15,17 @@ use ashlar_wire_control::ControlClient;
 use rustix::process::{Resource, getrlimit, setrlimit};
 use std::sync::Arc;
 use std::time::Duration;
+
+/// How long requests under way may take when the process is asked to end, and then the volumes to close. `down` waits for both:
+/// who is killed instead leaves its socket behind, and sessions that were not closed.
+const SHUTDOWN_GRACE: Duration = Duration::from_secs(6);
+const CLOSE_PATIENCE: Duration = Duration::from_secs(2);
+/// What neither of them counts: idle clients that are still told, and the process's end.
+const SHUTDOWN_REST: Duration = Duration::from_secs(1);
+const _: () = assert!(
+    SHUTDOWN_GRACE.as_secs() + CLOSE_PATIENCE.as_secs() + SHUTDOWN_REST.as_secs() < down::STOP_SECONDS,
+    "a gateway ends by itself before `down` kills it"
+);
 
 /// Between two tries to reach the metadata service at the start.
 const PAUSE: Duration = Duration::from_millis(200);
@@ -43,7 +55,8 @@ async fn serve(config: GatewayConfig) -> Result<(), CliError> {
         gateway = connect(&config, &control, boot) => gateway,
         ended = &mut ended => return ended,
     };
-    let limits = Limits { connections_max: config.nbd_connections_max, ..Limits::default() };
+    let limits =
+        Limits { connections_max: config.nbd_connections_max, shutdown_grace: SHUTDOWN_GRACE, ..Limits::default() };
     let server = Server::new(Arc::new(Volumes { gateway: gateway.clone() }), limits);
     let daemon = |what| move |source: std::io::Error| CliError::Daemon { what, source: source.into() };
     let address = server.listen_tcp(config.nbd_listen).await.map_err(daemon("cannot listen for NBD on nbd_listen"))?;
@@ -69,9 +82,10 @@ async fn serve(config: GatewayConfig) -> Result<(), CliError> {
 
 /// Daemons may start in any order: waits for the metadata service as long as it takes.
 async fn connect(config: &GatewayConfig, control: &ControlClient, boot: BootId) -> Gateway {
+    let options = GatewayOptions { close_patience: CLOSE_PATIENCE, ..GatewayOptions::default() };
     loop {
         let control = Arc::new(control.clone());
-        match Gateway::connect(control, config.name.clone(), boot, GatewayOptions::default()).await {
+        match Gateway::connect(control, config.name.clone(), boot, options).await {
             Ok(gateway) => return gateway,
             Err(error) => tracing::warn!(%error, "waiting for the metadata service"),
         }

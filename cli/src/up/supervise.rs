@@ -17,7 +17,7 @@ const POLL: Duration = Duration::from_millis(500);
 /// A daemon that dies again soon is restarted after twice the time, up to this.
 const PAUSE_MAX: Duration = Duration::from_secs(30);
 const PAUSE_MIN: Duration = Duration::from_secs(1);
-const STOP_PATIENCE: Duration = Duration::from_secs(10);
+const STOP_PATIENCE: Duration = Duration::from_secs(down::STOP_SECONDS);
 
 struct Restart {
     pause: Duration,

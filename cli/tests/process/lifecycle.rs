@@ -1,7 +1,7 @@
 //! `up`, `down`, `osd kill` and `start`: again, interrupted, side by side, grown, contradicted.
 
 use crate::support::cluster::{Daemons, binary, free_port, signal};
-use crate::support::nbd::Nbd;
+use crate::support::nbd::{CMD_WRITE, Nbd};
 use crate::support::tools::wait_until;
 use crate::support::{Cluster, run};
 use rustix::process::Signal;
@@ -199,6 +199,25 @@ fn in_the_foreground_what_dies_is_restarted_and_the_end_stops_everything() {
     cluster.ok(&["down"]);
     assert!(up.wait().expect("our own child").success());
     assert_eq!(cluster.pids(), vec![]);
+}
+
+#[test]
+fn down_ends_a_gateway_whose_writes_are_stalled_without_killing_it() {
+    let cluster = Cluster::up(&[]);
+    let volume = cluster.volume("v", "64MiB");
+    write_pattern(&volume.address, "v");
+    cluster.ok(&["osd", "kill", "2"]);
+    cluster.ok(&["osd", "kill", "3"]);
+    // One copy is fewer than a write needs: it waits.
+    let mut nbd = Nbd::connect(&volume.address, "v").expect("served");
+    nbd.send(CMD_WRITE, 0, 8192, 4096, &PATTERN).expect("connected");
+    let ended = cluster.json(&["down"]);
+    assert_eq!(ended["killed"], serde_json::json!([]), "{}", cluster.logs());
+    assert!(!cluster.dir().join("gateway/nbd.sock").exists(), "it has cleaned up");
+    assert!(nbd.receive().map_or(true, |(_, error)| error != 0), "nobody may call this write done");
+    // Not acknowledged, and nothing else is lost.
+    cluster.up_again(&[]);
+    assert_pattern(&volume.address, "v");
 }
 
 #[test]
