@@ -34,6 +34,8 @@ pub enum CliError {
     AlreadyRuns { path: PathBuf, holder: i32 },
     #[error("cannot start {service}")]
     Start { service: Service, source: io::Error },
+    #[error("cannot stop {service}")]
+    Stop { service: Service, source: io::Error },
     #[error("{service} ended ({status}) right after its start: {last_line}; its log is {}", log.display())]
     Died { service: Service, status: String, last_line: String, log: PathBuf },
     #[error("no free port for {service} from {first} on")]

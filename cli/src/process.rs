@@ -8,10 +8,12 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::FlockOperation;
 use rustix::io::Errno;
 use rustix::process::{Flock, FlockType, Pid, PidfdFlags, Signal, fcntl_getlk, pidfd_open, pidfd_send_signal};
+use std::ffi::OsStr;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -121,7 +123,7 @@ pub fn start(daemon: &DaemonCommand<'_>) -> io::Result<Child> {
         std::fs::rename(daemon.log, daemon.log.with_extension("log.old"))?;
     }
     let log = OpenOptions::new().create(true).append(true).open(daemon.log)?;
-    Command::new(std::env::current_exe()?)
+    Command::new(program(&std::env::current_exe()?))
         .arg(daemon.subcommand)
         .arg("--config")
         .arg(daemon.config)
@@ -133,6 +135,17 @@ pub fn start(daemon: &DaemonCommand<'_>) -> io::Result<Child> {
         .stdout(log.try_clone()?)
         .stderr(log)
         .spawn()
+}
+
+/// What to run, of the path that the kernel gives for this process's program. It says "(deleted)" once an upgrade has put another file
+/// in its place, which is then meant; where there is none, this very program is still there without a name.
+fn program(path: &Path) -> PathBuf {
+    if path.exists() {
+        return path.to_owned();
+    }
+    let text = path.as_os_str().as_bytes();
+    let replaced = text.strip_suffix(b" (deleted)").map(|text| PathBuf::from(OsStr::from_bytes(text)));
+    replaced.filter(|path| path.exists()).unwrap_or_else(|| PathBuf::from("/proc/self/exe"))
 }
 
 /// The last line that a log holds, for messages.
@@ -221,6 +234,17 @@ mod tests {
 
     fn note_skip(tool: &str) {
         eprintln!("SKIPPED: {tool} is missing");
+    }
+
+    #[test]
+    fn a_program_that_was_replaced_or_removed_can_still_be_started() {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let path = folder.path().join("ashlar");
+        let deleted = folder.path().join("ashlar (deleted)");
+        assert_eq!(program(&deleted), Path::new("/proc/self/exe"));
+        std::fs::write(&path, "the next version").expect("writable");
+        assert_eq!(program(&deleted), path);
+        assert_eq!(program(&path), path);
     }
 
     #[test]

@@ -31,6 +31,7 @@ use serde_json::json;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
+use supervise::EndSignals;
 
 /// How long another `up` or `down` of the same folder may take.
 const FOLDER_PATIENCE: Duration = Duration::from_secs(90);
@@ -44,23 +45,28 @@ pub async fn run(args: UpArgs, place: Option<Place>, as_json: bool) -> Result<Ou
     let layout = Layout::new(&folder)?;
     layout.make_folders()?;
     let lock = process::lock_folder(&layout.lock_file(), &folder, FOLDER_PATIENCE)?;
-    let supervisor = if args.foreground { Some(process::hold_pid_file(&layout.supervisor_file())?) } else { None };
+    // Before the pid file is held: `down` finds it by that, and tells it to end.
+    let mut end = args.foreground.then(EndSignals::catch).transpose()?;
+    let _held = args.foreground.then(|| process::hold_pid_file(&layout.supervisor_file())).transpose()?;
     let begin = Instant::now();
     let wish = wish(&args)?;
     let (cluster, mut failures) = begin_cluster(&layout, &wish).await?;
     let mut services = Services::new(&layout, cluster);
-    failures.extend(bring_everything_up(&mut services).await?);
+    tokio::select! {
+        brought_up = bring_everything_up(&mut services) => failures.extend(brought_up?),
+        () = EndSignals::recv_if(&mut end) => return supervise::stop(&mut services),
+    }
     let output = report(&services, begin.elapsed()).await?;
     drop(lock);
-    if supervisor.is_none() {
+    let Some(end) = end else {
         return match failures.into_iter().next() {
             Some(first) => Err(first),
             None => Ok(output),
         };
-    }
+    };
     failures.iter().for_each(|failure| note(&format!("ashlar: {}", failure.one_line())));
     output.print(as_json).map_err(|source| CliError::System { what: "cannot print", source })?;
-    supervise::run(services).await
+    supervise::run(services, end).await
 }
 
 fn wish(args: &UpArgs) -> Result<Wish, CliError> {

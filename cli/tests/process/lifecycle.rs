@@ -190,13 +190,36 @@ fn in_the_foreground_what_dies_is_restarted_and_the_end_stops_everything() {
     wait_until("the gateway runs", Duration::from_secs(30), || {
         cluster.pid("gateway").map(|_| ()).ok_or("not yet".into())
     });
-    let gateway = cluster.pid("gateway").expect("runs");
-    signal(gateway, Signal::KILL);
-    wait_until("the gateway is back", Duration::from_secs(30), || match cluster.pid("gateway") {
-        Some(pid) if pid != gateway => Ok(()),
-        other => Err(format!("{other:?}")),
-    });
+    let killed_comes_back = || {
+        let gateway = cluster.pid("gateway").expect("runs");
+        signal(gateway, Signal::KILL);
+        wait_until("the gateway is back", Duration::from_secs(30), || match cluster.pid("gateway") {
+            Some(pid) if pid != gateway => Ok(()),
+            other => Err(format!("{other:?}")),
+        });
+    };
+    killed_comes_back();
+    // What is in the folder may be spoilt for a while.
+    let file = cluster.dir().join("cluster.toml");
+    let text = std::fs::read_to_string(&file).expect("written by up");
+    std::fs::write(&file, "version = ").expect("ours");
+    killed_comes_back();
+    std::fs::write(&file, text).expect("ours");
     cluster.ok(&["down"]);
+    assert!(up.wait().expect("our own child").success());
+    assert_eq!(cluster.pids(), vec![]);
+}
+
+#[test]
+fn a_signal_during_the_first_start_stops_what_was_started() {
+    let cluster = Cluster::nothing();
+    cluster.keep_ports();
+    let mut command = cluster.command(&["up", "--foreground", "--osd-size", "1GiB"]);
+    let mut up = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("ashlar");
+    wait_until("the first daemon runs", Duration::from_secs(30), || {
+        cluster.pid("mds.1").map(|_| ()).ok_or_else(|| cluster.logs())
+    });
+    signal(i32::try_from(up.id()).expect("a pid"), Signal::TERM);
     assert!(up.wait().expect("our own child").success());
     assert_eq!(cluster.pids(), vec![]);
 }
