@@ -38,6 +38,11 @@ pub enum CliError {
     Stop { service: Service, source: io::Error },
     #[error("{service} ended ({status}) right after its start: {last_line}; its log is {}", log.display())]
     Died { service: Service, status: String, last_line: String, log: PathBuf },
+    #[error(
+        "{service} can't start: {address} is taken by another program, and {told} look for it there; end that program, or move \
+         {service} with `ashlar down` and `ashlar up`, which interrupts attached volumes"
+    )]
+    AddressTaken { service: Service, address: String, told: String },
     #[error("no free port for {service} from {first} on")]
     NoPort { service: Service, first: u16 },
     #[error("{what} after {} s; see {}", waited.as_secs(), log.display())]

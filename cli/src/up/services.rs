@@ -1,6 +1,7 @@
 //! Brings daemons of a folder up and waits until each serves. Used by `up`, `osd start` and the supervisor.
 //! S1: a daemon counts as up when it answers *as itself* (its cluster, its new boot id, its own socket): somebody else may have
 //! taken its port in between. One that finds its port taken ends with [`EXIT_ADDRESS_IN_USE`] and gets another port.
+//! S2: a metadata node keeps its address as long as any daemon runs that was told it.
 
 use super::{configs, ports};
 use crate::cluster_file::ClusterFile;
@@ -171,6 +172,7 @@ impl<'a> Services<'a> {
 
     fn give_new_port(&mut self, service: Service) -> Result<(), CliError> {
         let old = self.address(service).to_owned();
+        self.check_movable(service, &old)?;
         let taken = all_addresses(&self.cluster);
         let new = ports::choose(service, self.first_port(service), &taken)?;
         note(&format!("{service}: {old} is taken by another program, using {new}"));
@@ -184,6 +186,24 @@ impl<'a> Services<'a> {
             Service::Gateway => self.cluster.gateway.nbd = new,
         }
         self.cluster.save(self.layout)
+    }
+
+    /// S2: OSDs and gateway read the metadata nodes' addresses at their start, and would look for it at the old one for ever. To start
+    /// them anew cuts off every client, at a time that a person should choose: attached volumes go on working meanwhile.
+    fn check_movable(&self, service: Service, address: &str) -> Result<(), CliError> {
+        if !matches!(service, Service::Mds(_)) {
+            return Ok(());
+        }
+        let mut told = Vec::new();
+        for other in self.cluster.services().into_iter().filter(|other| !matches!(other, Service::Mds(_))) {
+            if process::running(&self.layout.pid_file(other))?.is_some() {
+                told.push(other.to_string());
+            }
+        }
+        if told.is_empty() {
+            return Ok(());
+        }
+        Err(CliError::AddressTaken { service, address: address.to_owned(), told: told.join(", ") })
     }
 
     /// Where the search for a free port begins.

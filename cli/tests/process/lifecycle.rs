@@ -5,6 +5,7 @@ use crate::support::nbd::{CMD_WRITE, Nbd};
 use crate::support::tools::wait_until;
 use crate::support::{Cluster, run};
 use rustix::process::Signal;
+use std::net::TcpListener;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -95,7 +96,7 @@ fn a_taken_port_is_replaced_by_a_free_one() {
     let volume = cluster.volume("v", "64MiB");
     write_pattern(&volume.address, "v");
     cluster.ok(&["down"]);
-    let squatter = std::net::TcpListener::bind(&volume.address).expect("the gateway has left it");
+    let squatter = TcpListener::bind(&volume.address).expect("the gateway has left it");
     let up = cluster.up_again(&[]);
     assert_ne!(up["nbd_address"], volume.address);
     drop(squatter);
@@ -103,6 +104,39 @@ fn a_taken_port_is_replaced_by_a_free_one() {
     assert_pattern(&address, "v");
     let attachments = cluster.status()["attachments"].clone();
     assert_eq!(attachments[0]["nbd_address"], address, "the cluster knows where its gateway is now");
+}
+
+/// Takes the address of a process that was killed, as soon as the kernel has closed its sockets.
+fn squat(address: &str) -> TcpListener {
+    let mut squatter = None;
+    wait_until("the address is free", Duration::from_secs(10), || {
+        squatter = Some(TcpListener::bind(address).map_err(|error| error.to_string())?);
+        Ok(())
+    });
+    squatter.expect("bound above")
+}
+
+#[test]
+fn a_metadata_node_is_not_moved_away_from_daemons_that_look_for_it() {
+    let cluster = Cluster::up(&["--osds", "1"]);
+    let volume = cluster.volume("v", "64MiB");
+    write_pattern(&volume.address, "v");
+    let mut client = Nbd::connect(&volume.address, "v").expect("the export is served");
+    let mds = cluster.up_again(&[])["mds"][0].as_str().expect("an address").to_owned();
+    signal(cluster.pid("mds.1").expect("runs"), Signal::KILL);
+    let squatter = squat(&mds);
+    let line = cluster.run(&["up"]).stderr;
+    assert!(line.contains(&format!("{mds} is taken by another program, and osd.1, gateway look for it")), "{line}");
+    assert!(client.read(4096, 4096).expect("connected").expect("read") == PATTERN, "its clients are not disturbed");
+    drop(squatter);
+    assert_eq!(cluster.up_again(&[])["mds"][0], mds);
+    cluster.wait_in_sync(Duration::from_secs(20));
+    // With nobody left who was told the address, it moves.
+    cluster.kill_everything();
+    let squatter = squat(&mds);
+    assert_ne!(cluster.up_again(&[])["mds"][0], mds);
+    drop(squatter);
+    assert_pattern(&volume.address, "v");
 }
 
 #[test]
