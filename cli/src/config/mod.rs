@@ -78,3 +78,76 @@ fn check_address(field: &str, address: &str) -> Result<(), String> {
         _ => Err(format!("{field}: {address:?} is not HOST:PORT")),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ashlar_types::OsdId;
+
+    const INSTALL: &str = include_str!("../../../docs/install.md");
+    const OPERATE: &str = include_str!("../../../docs/operate.md");
+
+    /// The indented blocks that begin like TOML.
+    fn toml_blocks(page: &str) -> Vec<String> {
+        const INDENT: &str = "       ";
+        let mut blocks = vec![String::new()];
+        for line in page.lines() {
+            let block = blocks.last_mut().expect("one at least");
+            match line.strip_prefix(INDENT) {
+                Some(line) => block.push_str(&format!("{line}\n")),
+                None if line.is_empty() => block.push('\n'),
+                None => blocks.push(String::new()),
+            }
+        }
+        blocks.retain(|block| block.trim_start().lines().next().is_some_and(|line| line.contains(" = ")));
+        blocks
+    }
+
+    fn assert_accepted<C: ConfigFile>(text: &str) {
+        let config: C =
+            from_toml(Path::new("docs/install.md"), text).unwrap_or_else(|e| panic!("{}\n{text}", e.one_line()));
+        assert_eq!(config.refusal(), None, "{text}");
+    }
+
+    #[test]
+    fn the_examples_of_the_install_page_are_accepted() {
+        let blocks = toml_blocks(INSTALL);
+        assert_eq!(blocks.len(), 2, "of a metadata node and of a gateway: {blocks:?}");
+        assert_accepted::<MdsConfig>(&blocks[0]);
+        assert_accepted::<GatewayConfig>(&blocks[1]);
+    }
+
+    #[test]
+    fn every_setting_is_listed_for_who_operates() {
+        let mds = MdsConfig {
+            id: 1,
+            data_dir: "/d".into(),
+            listen: "h:1".into(),
+            peers: Vec::new(),
+            cluster: Some("c".into()),
+        };
+        let osd = OsdDaemonConfig {
+            advertise: Some("h:1".into()),
+            capacity: Some(1),
+            log_bytes: Some(1),
+            index_cache_bytes: Some(1),
+            ..OsdDaemonConfig::new("/d", OsdId(1), ClusterId(1), Vec::new())
+        };
+        let gateway = GatewayConfig {
+            name: "g".into(),
+            mds: Vec::new(),
+            nbd_listen: "127.0.0.1:1".parse().expect("an address"),
+            nbd_advertise: Some("h:1".into()),
+            nbd_socket: "/s".into(),
+            nbd_connections_max: 1,
+        };
+        let page = OPERATE.split("## Settings").nth(1).expect("a section");
+        for (daemon, config) in [("mds", mds.to_json()), ("osd", osd.to_json()), ("gateway", gateway.to_json())] {
+            let section = page.split(&format!("`ashlar {daemon} --config FILE`")).nth(1).expect(daemon);
+            let section = section.split("--config FILE").next().expect("a first part");
+            for key in config.as_object().expect("a structure").keys() {
+                assert!(section.contains(&format!("\n| `{key}` |")), "{daemon}: {key}");
+            }
+        }
+    }
+}
