@@ -75,6 +75,7 @@ where
                 if read.read_buf(&mut input).await? == 0 {
                     return Err(if input.is_empty() { Ended::Closed } else { Ended::CutOff });
                 }
+                place.expose();
             }
             Event::Answered => {}
             Event::List => {

@@ -46,11 +46,9 @@ pub struct ExportEntry {
 /// What clients may take. None of these changes while the server runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Connections at a time; further ones are closed at once. Default 4,096.
+    /// Connections at a time. A further one pushes out one that is still in the handshake, so that idle ones keep nobody from
+    /// connecting, or is closed at once. Default 4,096.
     pub connections_max: usize,
-    /// Connections that wait for their clients in the handshake; one more pushes out the oldest, so that idle ones keep
-    /// nobody from connecting. Default 256.
-    pub handshakes_max: usize,
     /// From the connection to the transmission phase, opening the export included. Default 30 s.
     pub handshake_time: Duration,
     /// Requests of a connection under way; no more are read until one is answered. Default 256.
@@ -71,7 +69,6 @@ impl Default for Limits {
     fn default() -> Limits {
         Limits {
             connections_max: 4096,
-            handshakes_max: 256,
             handshake_time: Duration::from_secs(30),
             requests_max: 256,
             payload_bytes_max: 64 << 20,
@@ -113,7 +110,7 @@ impl Server {
     pub fn new(exports: Arc<dyn Exports>, limits: Limits) -> Server {
         let shared = Shared {
             exports,
-            registry: Arc::new(Registry::new(limits.connections_max, limits.handshakes_max)),
+            registry: Arc::new(Registry::new(limits.connections_max)),
             payload_bytes: Arc::new(Pool::new(limits.payload_bytes_shared)),
             limits,
             shutdown: watch::Sender::new(false),
