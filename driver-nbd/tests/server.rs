@@ -298,9 +298,11 @@ fn what_others_have_under_way_leaves_each_connection_its_own() {
     until("its own is used", || device.waiting() == 9 + 4);
     let mut third = Raw::open(&running, "disk");
     third.send(&read(1, 8 * MIB as u32));
-    until("a single request is always let in", || device.waiting() == 9 + 4 + 1);
+    let mut fourth = Raw::open(&running, "disk");
+    fourth.send(&read(1, MIB as u32));
+    until("its own", || device.waiting() == 9 + 4 + 1);
     drop(greedy);
-    device.release();
+    until("there is room for the long one", || device.release() == 0 && third.has_reply());
     assert_eq!(third.reply(), (0, 1));
     third.receive(8 << 20);
     for cookie in 0..20 {
@@ -308,6 +310,41 @@ fn what_others_have_under_way_leaves_each_connection_its_own() {
         assert_eq!(other.reply(), (0, cookie));
         other.receive(MIB as usize / 4);
     }
+}
+
+#[test]
+fn who_holds_shared_memory_and_does_not_go_on_is_closed_and_nobody_starves() {
+    let limits = Limits {
+        payload_bytes_shared: 32 << 20,
+        stall_time: Duration::from_secs(1),
+        requests_max: 8,
+        ..Limits::default()
+    };
+    let running = Running::new(limits);
+    running.add("disk", 32 * MIB, false, Completing::AtOnce);
+    let long = 32 * MIB as u32;
+    let mut idle = Raw::open(&running, "disk");
+    let mut small = Raw::open(&running, "disk");
+    small.send(&request(0, NBD_CMD_WRITE, 1, 0, MIB as u32));
+    let mut stalled: Vec<Raw> = (0..3).map(|_| Raw::open(&running, "disk")).collect();
+    for (client, kind) in stalled.iter_mut().zip([NBD_CMD_WRITE, NBD_CMD_READ, NBD_CMD_WRITE]) {
+        client.send(&request(0, kind, 1, 0, long));
+        client.send(&[0; 27]); // and no more of a payload or of a further request
+    }
+    let mut honest = Raw::open(&running, "disk");
+    honest.send(&request(0, NBD_CMD_READ, 7, 0, long));
+    assert_eq!(honest.reply(), (0, 7), "those before it are gone");
+    honest.receive(32 << 20);
+    for client in &mut stalled {
+        let mut rest = Vec::new();
+        // A reset or an end, whichever its unread bytes make of it.
+        let _ = std::io::Read::read_to_end(&mut client.socket, &mut rest);
+        assert!(rest.len() < 32 << 20, "closed, and not served");
+    }
+    small.send(&[0; 1 << 20]);
+    assert_eq!(small.reply(), (0, 1), "who takes nothing from others has all the time it wants");
+    idle.send(&request(0, NBD_CMD_FLUSH, 5, 0, 0));
+    assert_eq!(idle.reply(), (0, 5));
 }
 
 #[test]

@@ -35,6 +35,7 @@ where
             let reason = transmit(&shared, device, session, input, style, read, write).await;
             match &reason {
                 Ended::Violation(violation) => tracing::info!(volume = %name, %violation, "NBD connection closed"),
+                Ended::Stalled => tracing::info!(volume = %name, %reason, "NBD connection closed"),
                 other => tracing::debug!(volume = %name, reason = %other, "NBD connection ended"),
             }
         }
@@ -137,14 +138,15 @@ where
     // machine, compared with nbdkit's in the same run). In a set so that it ends with this task, should that be aborted.
     let mut writer = JoinSet::new();
     writer.spawn({
-        let flight = flight.clone();
+        let (flight, stall_time) = (flight.clone(), limits.stall_time);
         async move {
-            write_replies(&flight, style, &mut write).await?;
-            Ok(write)
+            write_replies(&flight, style, stall_time, &mut write).await?;
+            Ok::<W, Ended>(write)
         }
     });
     let mut shutdown = shared.shutdown.subscribe();
-    let mut reader = Reader { socket, session, input, device: &device, completions: flight.clone(), flight: &flight };
+    let (completions, stall_time) = (flight.clone(), limits.stall_time);
+    let mut reader = Reader { socket, session, input, device: &device, completions, flight: &flight, stall_time };
     let shutting_down = async move {
         // An error means that the server is gone, which is a shutdown too.
         let _ = shutdown.wait_for(|shutdown| *shutdown).await;
@@ -153,11 +155,14 @@ where
     let ended = tokio::select! {
         ended = reader.read_requests(shutting_down, linger) => ended,
         failed = writer.join_next() => match failed {
-            Some(Ok(Err(error))) => return Ended::Socket(error),
+            Some(Ok(Err(ended))) => return ended,
             Some(Err(_)) | None => return Ended::Shutdown, // the runtime is going down
             Some(Ok(Ok(_))) => unreachable!("the writer goes on until the reader is done"),
         },
     };
+    if let Ended::Stalled = ended {
+        return ended; // and the replies with it, which hold memory too
+    }
     flight.reader_is_done();
     let written = writer.join_next().await;
     let Reader { socket, .. } = reader;

@@ -4,15 +4,16 @@
 //! F2: at most `requests_max` slots are taken, and `bytes <= bytes_max` unless a single request is longer than that.
 //!     Who finds no room waits, and so reads no further: the client's own socket holds it back.
 //! F3: a slot completes once.
-//! F4: what goes beyond `OWN_BYTES` is taken from a pool that all connections share. Who finds it empty waits for requests of
-//!     its own, of which there are some, so nobody's progress depends on another client's.
+//! F4: `own <= OWN_BYTES`, whatever others have under way. All that goes beyond is taken from a pool that all connections
+//!     share; who finds it empty waits until others give something back (O2), or until the request is one of its own.
 //!
 //! One lock per connection, held for a push or a swap; completions come from any thread and never wait for the client.
 
+use super::pool::Pool;
 use crate::protocol::{Command, Failure, Request};
 use ashlar_types::{BlockError, BlockReply, Completions};
-use std::future::poll_fn;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::future::{Future, poll_fn};
+use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Poll, Waker};
 
@@ -33,27 +34,6 @@ pub(super) struct Finished {
 
 /// Payload bytes that a connection may have under way whatever the others have: a QD of 256 at 4 KiB.
 const OWN_BYTES: usize = 1 << 20;
-
-/// Payload bytes that connections have under way beyond their own.
-#[derive(Debug)]
-pub(super) struct Pool {
-    left: AtomicUsize,
-}
-
-impl Pool {
-    pub fn new(bytes: usize) -> Pool {
-        Pool { left: AtomicUsize::new(bytes) }
-    }
-
-    fn take(&self, bytes: usize) -> bool {
-        let take = |left: usize| left.checked_sub(bytes);
-        self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok()
-    }
-
-    fn give_back(&self, bytes: usize) {
-        self.left.fetch_add(bytes, Ordering::Relaxed);
-    }
-}
 
 #[derive(Debug)]
 pub(super) struct Flight {
@@ -87,12 +67,18 @@ enum Slot {
 #[derive(Clone, Copy, Debug)]
 struct Entry {
     request: Request,
-    /// Whether its payload is counted in the pool, or else as the connection's own.
-    is_pooled: bool,
+    counted: Counted,
+}
+
+/// Where the memory of a request is counted.
+#[derive(Clone, Copy, Debug)]
+enum Counted {
+    Own(usize),
+    Pooled(usize),
 }
 
 /// What a request may keep in memory: its payload, in whichever direction.
-fn payload_bytes(request: &Request) -> usize {
+fn memory_bytes(request: &Request) -> usize {
     match request.command {
         Command::Read | Command::Write => request.len as usize,
         _ => 0,
@@ -108,19 +94,35 @@ impl Flight {
         self.state.lock().expect("nobody panics with it")
     }
 
-    /// Takes a slot, as soon as there is room (F2). Only the reader calls this.
+    /// Takes a slot, as soon as there is room (F2, F4). Only the reader calls this.
     pub async fn reserve(&self, request: Request) -> u32 {
+        let bytes = memory_bytes(&request);
+        let mut pooled = pin!(self.pool.take(bytes));
         poll_fn(|context| {
             let mut state = self.state();
-            match state.take(request, self) {
-                Some(slot) => Poll::Ready(slot),
-                None => {
+            let counted = if !state.has_room(bytes, self) {
+                Poll::Pending
+            } else if state.own + bytes <= OWN_BYTES {
+                Poll::Ready(Counted::Own(bytes))
+            } else {
+                // From here on there is room until this request takes it, as nobody else reserves: the pool gives nothing
+                // to who can't use it at once (O2).
+                pooled.as_mut().poll(context).map(Counted::Pooled)
+            };
+            match counted {
+                Poll::Ready(counted) => Poll::Ready(state.take(Entry { request, counted })),
+                Poll::Pending => {
                     state.reader = Some(context.waker().clone());
                     Poll::Pending
                 }
             }
         })
         .await
+    }
+
+    /// Whether it has something that others may wait for.
+    pub fn holds_pooled(&self) -> bool {
+        self.state().pooled > 0
     }
 
     /// The payload never came: the request gets no reply.
@@ -204,38 +206,35 @@ impl State {
         self.slots.len() - self.free.len()
     }
 
-    fn take(&mut self, request: Request, limits: &Flight) -> Option<u32> {
-        let bytes = payload_bytes(&request);
-        let total = self.own + self.pooled + bytes;
-        if self.taken() >= limits.requests_max || (total > limits.bytes_max && total > bytes) {
-            return None;
+    fn has_room(&self, bytes: usize, limits: &Flight) -> bool {
+        let before = self.own + self.pooled;
+        self.taken() < limits.requests_max && (before == 0 || before + bytes <= limits.bytes_max)
+    }
+
+    fn take(&mut self, entry: Entry) -> u32 {
+        match entry.counted {
+            Counted::Own(bytes) => self.own += bytes,
+            Counted::Pooled(bytes) => self.pooled += bytes,
         }
-        let is_own = self.own == 0 || self.own + bytes <= OWN_BYTES;
-        if is_own {
-            self.own += bytes;
-        } else if limits.pool.take(bytes) {
-            self.pooled += bytes;
-        } else {
-            return None;
-        }
+        assert!(self.own <= OWN_BYTES, "F4");
         let slot = self.free.pop().unwrap_or_else(|| {
             self.slots.push(Slot::Free);
             u32::try_from(self.slots.len() - 1).expect("a connection has few slots")
         });
         assert!(matches!(self.slots[slot as usize], Slot::Free), "F1");
-        self.slots[slot as usize] = Slot::Taken(Entry { request, is_pooled: !is_own });
-        Some(slot)
+        self.slots[slot as usize] = Slot::Taken(entry);
+        slot
     }
 
     fn release(&mut self, slot: u32, pool: &Pool) {
         let slot_was = std::mem::replace(&mut self.slots[slot as usize], Slot::Free);
         let (Slot::Taken(entry) | Slot::Completed(entry)) = slot_was else { panic!("F1: slot {slot} is free") };
-        let bytes = payload_bytes(&entry.request);
-        if entry.is_pooled {
-            self.pooled -= bytes;
-            pool.give_back(bytes);
-        } else {
-            self.own -= bytes;
+        match entry.counted {
+            Counted::Own(bytes) => self.own -= bytes,
+            Counted::Pooled(bytes) => {
+                self.pooled -= bytes;
+                pool.give_back(bytes);
+            }
         }
         self.free.push(slot);
     }
@@ -253,5 +252,73 @@ impl Completions for Flight {
     fn complete(&self, tag: u64, result: Result<BlockReply, BlockError>) {
         let slot = u32::try_from(tag).expect("F1: tags are slots");
         self.finish(slot, Outcome::Device(result));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::task::Context;
+
+    const MIB: usize = 1 << 20;
+
+    fn read(len: usize) -> Request {
+        Request { cookie: 0, command: Command::Read, offset: 0, len: u32::try_from(len).expect("a short read") }
+    }
+
+    /// The slot, if there is room now.
+    fn reserve(flight: &Flight, len: usize) -> Option<u32> {
+        match pin!(flight.reserve(read(len))).poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(slot) => Some(slot),
+            Poll::Pending => None,
+        }
+    }
+
+    #[test]
+    fn a_long_request_is_charged_to_the_pool_also_where_it_is_the_first() {
+        let pool = Arc::new(Pool::new(64 * MIB));
+        let flights: Vec<Flight> = (0..100).map(|_| Flight::new(256, 64 * MIB, pool.clone())).collect();
+        let slots: Vec<Option<u32>> = flights.iter().map(|flight| reserve(flight, 32 * MIB)).collect();
+        assert_eq!(slots.iter().flatten().count(), 2);
+        assert_eq!(reserve(&flights[50], MIB), Some(0), "its own is left to each");
+        flights[0].abandon(0);
+        assert_eq!(reserve(&flights[70], 32 * MIB), Some(0));
+    }
+
+    #[test]
+    fn the_pool_is_given_to_who_waited_longest_and_back_by_who_gives_up() {
+        let pool = Arc::new(Pool::new(8 * MIB));
+        let flights: Vec<Flight> = (0..4).map(|_| Flight::new(256, 64 * MIB, pool.clone())).collect();
+        let context = &mut Context::from_waker(Waker::noop());
+        let first = reserve(&flights[0], 6 * MIB).expect("there is room");
+        {
+            let mut long = pin!(flights[1].reserve(read(8 * MIB)));
+            let mut short = pin!(flights[2].reserve(read(2 * MIB)));
+            assert!(long.as_mut().poll(context).is_pending());
+            assert!(short.as_mut().poll(context).is_pending(), "O1: no overtaking, though there are 2 MiB");
+            flights[0].abandon(first);
+            assert_eq!(long.as_mut().poll(context), Poll::Ready(0));
+            assert!(short.as_mut().poll(context).is_pending());
+        }
+        flights[1].abandon(0);
+        assert_eq!(pool.left(), 8 * MIB);
+        assert_eq!(reserve(&flights[3], 100 * MIB), Some(0), "longer than the pool: takes all of it");
+        assert_eq!(pool.left(), 0);
+        drop(flights);
+        assert_eq!(pool.left(), 8 * MIB);
+    }
+
+    #[test]
+    fn who_waits_for_the_pool_goes_on_when_its_own_is_free_again() {
+        let pool = Arc::new(Pool::new(MIB));
+        let flight = Flight::new(256, 64 * MIB, pool.clone());
+        let other = Flight::new(256, 64 * MIB, pool);
+        assert!(reserve(&other, 2 * MIB).is_some(), "takes the pool");
+        let own = reserve(&flight, MIB).expect("its own");
+        let mut waiting = pin!(flight.reserve(read(4096)));
+        let context = &mut Context::from_waker(Waker::noop());
+        assert!(waiting.as_mut().poll(context).is_pending());
+        flight.abandon(own);
+        assert!(waiting.as_mut().poll(context).is_ready());
     }
 }

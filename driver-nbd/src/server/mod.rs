@@ -2,11 +2,14 @@
 //!
 //! V1: a connection costs two tasks, whatever it asks; a request costs none.
 //! V2: memory per connection is bounded by [`Limits`], and so is the number of connections.
-//! V3: a client waits for nobody but itself and the device.
+//! V3: a client waits for nobody but itself and the device, unless it has more than a MiB under way: then it may wait for
+//!     other clients, each of which must go on within [`Limits::stall_time`].
 
 mod connection;
 mod flight;
 mod listen;
+mod pace;
+mod pool;
 mod reader;
 mod registry;
 mod writer;
@@ -14,7 +17,7 @@ mod writer;
 pub use crate::protocol::OpenError;
 
 use ashlar_types::BlockDevice;
-use flight::Pool;
+use pool::Pool;
 use registry::Registry;
 use std::io;
 use std::net::SocketAddr;
@@ -56,9 +59,12 @@ pub struct Limits {
     /// Payload bytes of a connection's requests under way, read or written; a single request may exceed it.
     /// Default 64 MiB.
     pub payload_bytes_max: usize,
-    /// The same of all connections together, beyond the first MiB (and the first request) of each, which nobody can take from
-    /// it. Default 1 GiB.
+    /// The same of all connections together, beyond the first MiB of each, which nobody can take from it. A request that is
+    /// longer than this takes all of it. Default 1 GiB.
     pub payload_bytes_shared: usize,
+    /// Who has some of those and sends nothing of a payload, or takes nothing of a reply, for this long is closed, so that it
+    /// can't keep them from others. Default 30 s.
+    pub stall_time: Duration,
     /// At shutdown: how long clients that have nothing under way are still told `NBD_ESHUTDOWN`. Default 200 ms.
     pub shutdown_linger: Duration,
     /// At shutdown: how long requests under way may take. Default 10 s.
@@ -73,6 +79,7 @@ impl Default for Limits {
             requests_max: 256,
             payload_bytes_max: 64 << 20,
             payload_bytes_shared: 1 << 30,
+            stall_time: Duration::from_secs(30),
             shutdown_linger: Duration::from_millis(200),
             shutdown_grace: Duration::from_secs(10),
         }

@@ -1,6 +1,7 @@
 //! Requests: socket to device. Stops reading while the connection has too much under way (F2).
 
 use super::flight::{Flight, Outcome};
+use super::pace::{Pace, Stalled};
 use crate::protocol::spec::REQUEST_BYTES;
 use crate::protocol::{Command, Event, Request, Session, Violation};
 use ashlar_types::{BlockDevice, BlockOp, BlockReply, BlockRequest, Completions, aligned_payload};
@@ -10,6 +11,7 @@ use std::io;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::Poll;
+use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt};
 
 /// Read ahead at most: many small requests with one call.
@@ -31,8 +33,16 @@ pub(super) enum Ended {
     Violation(#[from] Violation),
     #[error(transparent)]
     Socket(#[from] io::Error),
+    #[error("the client held memory that others may need, and went on too slowly")]
+    Stalled,
     #[error("the server shut down")]
     Shutdown,
+}
+
+impl From<Stalled> for Ended {
+    fn from(Stalled: Stalled) -> Ended {
+        Ended::Stalled
+    }
 }
 
 pub(super) struct Reader<'a, R> {
@@ -44,6 +54,7 @@ pub(super) struct Reader<'a, R> {
     pub flight: &'a Arc<Flight>,
     /// The same flight, as the device knows it.
     pub completions: Arc<dyn Completions>,
+    pub stall_time: Duration,
 }
 
 impl<R: AsyncRead + Unpin> Reader<'_, R> {
@@ -139,10 +150,14 @@ impl<R: AsyncRead + Unpin> Reader<'_, R> {
         let here = len.min(self.input.len());
         payload.extend_from_slice(&self.input[..here]);
         self.input.advance(here);
+        let mut pace = Pace::new(self.stall_time);
         while payload.len() < len {
             let missing = len - payload.len();
-            if self.socket.read_buf(&mut (&mut payload).limit(missing)).await? == 0 {
-                return Err(Ended::CutOff);
+            let mut room = (&mut payload).limit(missing);
+            let received = self.socket.read_buf(&mut room);
+            match pace.keep(received, || self.flight.holds_pooled()).await?? {
+                0 => return Err(Ended::CutOff),
+                count => pace.on_bytes(count),
             }
         }
         Ok(payload.freeze())

@@ -1,11 +1,14 @@
 //! Replies: what is ready together leaves in one write, payloads by reference.
 
 use super::flight::{Finished, Flight, Outcome};
+use super::pace::Pace;
+use super::reader::Ended;
 use crate::protocol::{Command, Failure, ReplyStyle, Request};
 use ashlar_types::BlockReply;
 use bytes::{Bytes, BytesMut};
 use std::io::{self, IoSlice};
 use std::ops::Range;
+use std::time::Duration;
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 
 /// Pieces handed to one write call; more is only a further call.
@@ -15,8 +18,9 @@ const SLICES_MAX: usize = 64;
 pub(super) async fn write_replies<W: AsyncWrite + Unpin>(
     flight: &Flight,
     style: ReplyStyle,
+    stall_time: Duration,
     socket: &mut W,
-) -> io::Result<()> {
+) -> Result<(), Ended> {
     let mut batch = Vec::new();
     let mut outgoing = Outgoing::default();
     loop {
@@ -27,7 +31,7 @@ pub(super) async fn write_replies<W: AsyncWrite + Unpin>(
         for finished in &mut batch {
             outgoing.push(style, finished);
         }
-        outgoing.send(socket).await?;
+        outgoing.send(flight, Pace::new(stall_time), socket).await?;
     }
 }
 
@@ -85,7 +89,12 @@ impl Outgoing {
         }
     }
 
-    async fn send<W: AsyncWrite + Unpin>(&mut self, socket: &mut W) -> io::Result<()> {
+    async fn send<W: AsyncWrite + Unpin>(
+        &mut self,
+        flight: &Flight,
+        mut pace: Pace,
+        socket: &mut W,
+    ) -> Result<(), Ended> {
         let mut first = 0; // the piece that is not wholly written
         let mut skip = 0; // bytes of it that are
         while first < self.pieces.len() {
@@ -96,10 +105,11 @@ impl Outgoing {
                 *slice = IoSlice::new(if count == 0 { &bytes[skip..] } else { bytes });
                 count += 1;
             }
-            let mut written = socket.write_vectored(&slices[..count]).await?;
+            let mut written = pace.keep(socket.write_vectored(&slices[..count]), || flight.holds_pooled()).await??;
             if written == 0 {
-                return Err(io::ErrorKind::WriteZero.into());
+                return Err(io::Error::from(io::ErrorKind::WriteZero).into());
             }
+            pace.on_bytes(written);
             while written > 0 {
                 let left = self.bytes(&self.pieces[first]).len() - skip;
                 if written < left {
@@ -127,7 +137,7 @@ impl Outgoing {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::server::flight::Pool;
+    use crate::server::pool::Pool;
     use ashlar_types::{BlockError, Completions};
     use std::pin::Pin;
     use std::sync::Arc;
@@ -174,7 +184,7 @@ mod tests {
         let flight = Flight::new(100, 1 << 20, Arc::new(Pool::new(0)));
         let mut sink = Sink { at_most, writes: 0, bytes: Vec::new() };
         let style = ReplyStyle { structured: true };
-        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
         runtime.block_on(async {
             let commands = [Command::Read, Command::Write, Command::Read, Command::BlockStatus { one: false }];
             for (cookie, command) in (0..).zip(commands) {
@@ -187,7 +197,7 @@ mod tests {
             let extent = ashlar_types::Extent { len: 5, allocated: true, zero: false };
             flight.complete(3, Ok(BlockReply::Extents(vec![extent])));
             flight.reader_is_done();
-            write_replies(&flight, style, &mut sink).await.expect("the sink takes all");
+            write_replies(&flight, style, Duration::from_secs(30), &mut sink).await.expect("the sink takes all");
         });
         sink
     }
