@@ -10,8 +10,9 @@
 //! One lock per connection, held for a push or a swap; completions come from any thread and never wait for the client.
 
 use super::pool::Pool;
+use crate::protocol::spec::{BLOCK_SIZE_PREFERRED, DESCRIPTORS_MAX};
 use crate::protocol::{Command, Failure, Request};
-use ashlar_types::{BlockError, BlockReply, Completions};
+use ashlar_types::{BlockError, BlockReply, Completions, Extent};
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -77,11 +78,23 @@ enum Counted {
     Pooled(usize),
 }
 
-/// What a request may keep in memory: its payload, in whichever direction.
+/// Bytes of an extent, as the device gives it and as the reply has it.
+const EXTENT_BYTES: usize = size_of::<Extent>() + 8;
+
+/// What a request may keep in memory: its payload, in whichever direction, or the extents of its range.
 fn memory_bytes(request: &Request) -> usize {
     match request.command {
         Command::Read | Command::Write => request.len as usize,
-        _ => 0,
+        Command::BlockStatus { .. } => extents_max(request) * EXTENT_BYTES,
+        Command::Flush | Command::Trim | Command::WriteZeroes { .. } => 0,
+    }
+}
+
+/// How many extents of a device's answer are kept: a reply has no more, and a device rarely knows smaller ones than blocks.
+fn extents_max(request: &Request) -> usize {
+    match request.command {
+        Command::BlockStatus { one: true } => 1,
+        _ => (request.len.div_ceil(BLOCK_SIZE_PREFERRED) as usize + 1).min(DESCRIPTORS_MAX),
     }
 }
 
@@ -118,6 +131,13 @@ impl Flight {
             }
         })
         .await
+    }
+
+    fn extents_max(&self, slot: u32) -> usize {
+        match self.state().slots.get(slot as usize) {
+            Some(Slot::Taken(entry)) => extents_max(&entry.request),
+            _ => 0, // and `finish` will say what is wrong
+        }
     }
 
     /// Whether it has something that others may wait for.
@@ -249,8 +269,13 @@ impl Drop for Flight {
 }
 
 impl Completions for Flight {
-    fn complete(&self, tag: u64, result: Result<BlockReply, BlockError>) {
+    fn complete(&self, tag: u64, mut result: Result<BlockReply, BlockError>) {
         let slot = u32::try_from(tag).expect("F1: tags are slots");
+        if let Ok(BlockReply::Extents(extents)) = &mut result {
+            // "The server MAY return less data than requested": no more than was reserved.
+            extents.truncate(self.extents_max(slot));
+            extents.shrink_to_fit();
+        }
         self.finish(slot, Outcome::Device(result));
     }
 }
@@ -283,6 +308,31 @@ mod tests {
         assert_eq!(reserve(&flights[50], MIB), Some(0), "its own is left to each");
         flights[0].abandon(0);
         assert_eq!(reserve(&flights[70], 32 * MIB), Some(0));
+    }
+
+    #[test]
+    fn block_status_is_kept_no_longer_than_its_reply_and_charged() {
+        let pool = Arc::new(Pool::new(MIB));
+        let flight = Flight::new(256, 64 * MIB, pool);
+        let status = |one, len| Request { cookie: 0, command: Command::BlockStatus { one }, offset: 0, len };
+        let reserve = |request| match pin!(flight.reserve(request)).poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(slot) => Some(slot),
+            Poll::Pending => None,
+        };
+        let slots: Vec<u32> = std::iter::from_fn(|| reserve(status(false, u32::MAX))).collect();
+        assert_eq!(slots.len(), 4, "two of its own, two of the pool's");
+        let small = [(status(true, u32::MAX), 1), (status(false, 8192), 3)];
+        let small = small.map(|(request, kept)| (reserve(request).expect("room for a few bytes"), kept));
+        for (slot, kept) in slots.into_iter().map(|slot| (slot, DESCRIPTORS_MAX)).chain(small) {
+            let extents = vec![Extent { len: 1, allocated: true, zero: false }; 65_536];
+            flight.complete(u64::from(slot), Ok(BlockReply::Extents(extents)));
+            match &flight.state().ready.last().expect("completed").1 {
+                Outcome::Device(Ok(BlockReply::Extents(extents))) => {
+                    assert_eq!((extents.len(), extents.capacity()), (kept, kept));
+                }
+                other => panic!("{other:?}"),
+            }
+        }
     }
 
     #[test]

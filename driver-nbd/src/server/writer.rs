@@ -14,6 +14,9 @@ use tokio::io::{AsyncWrite, AsyncWriteExt};
 /// Pieces handed to one write call; more is only a further call.
 const SLICES_MAX: usize = 64;
 
+/// An arena that grew beyond this is given back: what is longer than most batches need is rarely needed twice.
+const HEADS_KEPT_BYTES: usize = 64 << 10;
+
 /// Writes replies until the reader is done and everything is answered, or the client can't be written to.
 pub(super) async fn write_replies<W: AsyncWrite + Unpin>(
     flight: &Flight,
@@ -123,6 +126,9 @@ impl Outgoing {
         }
         self.pieces.clear();
         self.heads.clear();
+        if self.heads.capacity() > HEADS_KEPT_BYTES {
+            self.heads = BytesMut::new();
+        }
         Ok(())
     }
 
@@ -200,6 +206,21 @@ mod tests {
             write_replies(&flight, style, Duration::from_secs(30), &mut sink).await.expect("the sink takes all");
         });
         sink
+    }
+
+    #[test]
+    fn a_long_reply_leaves_no_long_arena_behind() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
+        let flight = Flight::new(1, 1 << 20, Arc::new(Pool::new(0)));
+        let mut sink = Sink { at_most: usize::MAX / 2, writes: 0, bytes: Vec::new() };
+        let mut outgoing = Outgoing::default();
+        outgoing.heads.extend_from_slice(&[0; 1 << 20]);
+        outgoing.pieces.push(Piece::Heads(0..1 << 20));
+        runtime.block_on(async {
+            let pace = Pace::new(Duration::from_secs(30));
+            outgoing.send(&flight, pace, &mut sink).await.expect("the sink takes all");
+        });
+        assert!(sink.bytes.len() == 1 << 20 && outgoing.heads.capacity() <= HEADS_KEPT_BYTES);
     }
 
     #[test]
