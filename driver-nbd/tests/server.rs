@@ -4,7 +4,7 @@ mod support;
 use ashlar_driver_nbd::memory::Completing;
 use ashlar_driver_nbd::protocol::spec::*;
 use ashlar_driver_nbd::{Limits, Server};
-use std::io::Write;
+use std::io::{Read, Write};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use support::raw::{Raw, option, request};
@@ -338,13 +338,69 @@ fn who_holds_shared_memory_and_does_not_go_on_is_closed_and_nobody_starves() {
     for client in &mut stalled {
         let mut rest = Vec::new();
         // A reset or an end, whichever its unread bytes make of it.
-        let _ = std::io::Read::read_to_end(&mut client.socket, &mut rest);
+        let _ = client.socket.read_to_end(&mut rest);
         assert!(rest.len() < 32 << 20, "closed, and not served");
     }
     small.send(&[0; 1 << 20]);
     assert_eq!(small.reply(), (0, 1), "who takes nothing from others has all the time it wants");
     idle.send(&request(0, NBD_CMD_FLUSH, 5, 0, 0));
     assert_eq!(idle.reply(), (0, 5));
+}
+
+#[test]
+fn clients_of_a_device_that_does_not_answer_keep_nobody_else_out() {
+    let running = Running::new(Limits { connections_max: 4, connections_per_export_max: 6, ..Limits::default() });
+    let stuck = running.add("stuck", MIB, false, Completing::WhenReleased);
+    running.add("other", MIB, false, Completing::AtOnce);
+    // Connected and greeted, so not refused; until the server has seen that others are gone, it may be.
+    let admitted = || {
+        let mut client = None;
+        until("a place", || {
+            let mut raw = Raw::connect(&running);
+            let is_greeted = raw.socket.read_exact(&mut [0; 18]).is_ok();
+            client = is_greeted.then_some(raw);
+            is_greeted
+        });
+        client.expect("admitted")
+    };
+    let choose = |name: &str| [&3u32.to_be_bytes()[..], &option(NBD_OPT_EXPORT_NAME, name.as_bytes())].concat();
+    for number in 0..6 {
+        let mut client = admitted();
+        client.send(&choose("stuck"));
+        client.receive(10);
+        client.send(&request(0, NBD_CMD_READ, 1, 0, 4096));
+        until("the read is at the device", || stuck.waiting() == number + 1);
+    }
+    let mut refused = admitted();
+    refused.send(&choose("stuck"));
+    assert!(refused.is_closed(), "what ended connections have at the device counts");
+    let mut others: Vec<Raw> = Vec::new();
+    for _ in 0..4 {
+        let mut client = admitted();
+        client.send(&choose("other"));
+        client.receive(10);
+        client.send(&request(0, NBD_CMD_FLUSH, 5, 0, 0));
+        assert_eq!(client.reply(), (0, 5));
+        others.push(client);
+    }
+    others.clear();
+    assert_eq!(stuck.release(), 6);
+    let mut client = admitted();
+    client.send(&choose("stuck"));
+    client.receive(10);
+}
+
+#[test]
+fn a_client_that_can_not_be_read_keeps_nobody_out() {
+    let stall_time = Duration::from_millis(50);
+    let limits = Limits { connections_max: 1, requests_max: 2, stall_time, ..Limits::default() };
+    let running = Running::new(limits);
+    let stuck = running.add("stuck", MIB, false, Completing::WhenReleased);
+    let mut client = Raw::open(&running, "stuck");
+    (0..3).for_each(|cookie| client.send(&request(0, NBD_CMD_FLUSH, cookie, 0, 0)));
+    until("all that may be at the device", || stuck.waiting() == 2);
+    drop(client); // which the server can't see behind the third request
+    until("a place", || Raw::connect(&running).socket.read_exact(&mut [0; 18]).is_ok());
 }
 
 #[test]

@@ -55,8 +55,13 @@ async fn serve(config: GatewayConfig) -> Result<(), CliError> {
         gateway = connect(&config, &control, boot) => gateway,
         ended = &mut ended => return ended,
     };
-    let limits =
-        Limits { connections_max: config.nbd_connections_max, shutdown_grace: SHUTDOWN_GRACE, ..Limits::default() };
+    let defaults = Limits::default();
+    let limits = Limits {
+        connections_max: config.nbd_connections_max,
+        connections_per_export_max: defaults.connections_per_export_max.max(config.nbd_connections_max / 4),
+        shutdown_grace: SHUTDOWN_GRACE,
+        ..defaults
+    };
     let server = Server::new(Arc::new(Volumes { gateway: gateway.clone() }), limits);
     let daemon = |what| move |source: std::io::Error| CliError::Daemon { what, source: source.into() };
     let address = server.listen_tcp(config.nbd_listen).await.map_err(daemon("cannot listen for NBD on nbd_listen"))?;

@@ -1,6 +1,7 @@
 //! One connection's life: the handshake within its time, then a reader and a writer until either ends.
 
-use super::flight::Flight;
+use super::accounts::Seat;
+use super::flight::{Flight, WriterSide};
 use super::reader::{Ended, Reader};
 use super::registry::Place;
 use super::writer::write_replies;
@@ -30,9 +31,9 @@ where
     };
     match outcome {
         Ok(established) => {
-            let Established { name, device, session, input, style } = established;
+            let name = established.name.clone();
             tracing::debug!(volume = %name, "NBD client connected");
-            let reason = transmit(&shared, device, session, input, style, read, write).await;
+            let reason = transmit(&shared, &place, established, read, write).await;
             match &reason {
                 Ended::Violation(violation) => tracing::info!(volume = %name, %violation, "NBD connection closed"),
                 Ended::Stalled => tracing::info!(volume = %name, %reason, "NBD connection closed"),
@@ -41,6 +42,7 @@ where
         }
         Err(reason) => {
             tracing::debug!(%reason, "NBD handshake ended");
+            place.leave();
             close(read, write).await;
         }
     }
@@ -49,6 +51,7 @@ where
 struct Established {
     name: String,
     device: Arc<dyn BlockDevice>,
+    seat: Seat,
     session: Session,
     input: BytesMut,
     style: ReplyStyle,
@@ -92,14 +95,17 @@ where
                     Some((known, device)) if known == name => Ok(device),
                     _ => shared.exports.open(&name).await,
                 };
-                let info = device.as_ref().map(|device| device.info());
+                let seated = device.and_then(|device| Ok((seat(shared, &name)?, device)));
+                let info = seated.as_ref().map(|(_, device)| device.info());
                 let style = session.on_opened(info.as_ref().map_err(|error| (*error).clone()), &mut out)?;
-                if let (Some(style), Ok(device)) = (style, &device) {
-                    send(write, &mut out).await?;
-                    return Ok(Established { name, device: device.clone(), session, input, style });
+                match (style, seated) {
+                    (Some(style), Ok((seat, device))) => {
+                        send(write, &mut out).await?;
+                        return Ok(Established { name, device, seat, session, input, style });
+                    }
+                    (_, seated) => opened = seated.ok().map(|(_, device)| (name, device)),
                 }
                 place.expose();
-                opened = device.ok().map(|device| (name, device));
             }
             Event::Disconnect => {
                 send(write, &mut out).await?;
@@ -108,6 +114,15 @@ where
             event => unreachable!("{event:?} belongs to the transmission phase"),
         }
     }
+}
+
+fn seat(shared: &Shared, name: &str) -> Result<Seat, OpenError> {
+    shared.accounts.seat(name).ok_or_else(|| {
+        let most = shared.limits.connections_per_export_max;
+        OpenError::Busy(format!(
+            "{name:?} has {most} connections, or requests of ended ones under way, and may have no more"
+        ))
+    })
 }
 
 async fn send<W: AsyncWrite + Unpin>(write: &mut W, out: &mut BytesMut) -> Result<(), Ended> {
@@ -119,34 +134,28 @@ async fn send<W: AsyncWrite + Unpin>(write: &mut W, out: &mut BytesMut) -> Resul
 }
 
 /// The transmission phase. Whichever way it ends, a client that still listens gets the replies that are owed.
-async fn transmit<R, W>(
-    shared: &Shared,
-    device: Arc<dyn BlockDevice>,
-    session: Session,
-    input: BytesMut,
-    style: ReplyStyle,
-    socket: R,
-    mut write: W,
-) -> Ended
+async fn transmit<R, W>(shared: &Shared, place: &Place, established: Established, socket: R, mut write: W) -> Ended
 where
     R: AsyncRead + Unpin,
     W: AsyncWrite + Unpin + Send + 'static,
 {
+    let Established { device, seat, session, input, style, .. } = established;
     let limits = &shared.limits;
-    let flight = Arc::new(Flight::new(limits.requests_max, limits.payload_bytes_max, shared.payload_bytes.clone()));
+    let flight = Arc::new(Flight::new(limits.requests_max, limits.payload_bytes_max, seat));
     // A task of its own: with reader and writer in one, a request took more CPU (tests/throughput.rs, one run each on a busy
     // machine, compared with nbdkit's in the same run). In a set so that it ends with this task, should that be aborted.
     let mut writer = JoinSet::new();
     writer.spawn({
-        let (flight, stall_time) = (flight.clone(), limits.stall_time);
+        let (side, stall_time) = (WriterSide(flight.clone()), limits.stall_time);
         async move {
-            write_replies(&flight, style, stall_time, &mut write).await?;
+            write_replies(&side.0, style, stall_time, &mut write).await?;
             Ok::<W, Ended>(write)
         }
     });
     let mut shutdown = shared.shutdown.subscribe();
     let (completions, stall_time) = (flight.clone(), limits.stall_time);
-    let mut reader = Reader { socket, session, input, device: &device, completions, flight: &flight, stall_time };
+    let mut reader =
+        Reader { socket, session, input, device: &device, completions, flight: &flight, place, stall_time };
     let shutting_down = async move {
         // An error means that the server is gone, which is a shutdown too.
         let _ = shutdown.wait_for(|shutdown| *shutdown).await;
@@ -160,9 +169,11 @@ where
             Some(Ok(Ok(_))) => unreachable!("the writer goes on until the reader is done"),
         },
     };
-    if let Ended::Stalled = ended {
-        return ended; // and the replies with it, which hold memory too
+    if let Ended::Stalled | Ended::Socket(_) = ended {
+        return ended; // and the replies with it, which hold memory, and which nobody takes
     }
+    // A client that ended the connection may still listen, or may be gone: who knows, if the device takes long to answer?
+    place.leave();
     flight.reader_is_done();
     let written = writer.join_next().await;
     let Reader { socket, .. } = reader;

@@ -3,13 +3,13 @@
 //! F1: a slot belongs to one request from `reserve` to the writer's release; its index is the request's tag.
 //! F2: at most `requests_max` slots are taken, and `bytes <= bytes_max` unless a single request is longer than that.
 //!     Who finds no room waits, and so reads no further: the client's own socket holds it back.
-//! F3: a slot completes once.
-//! F4: `own <= OWN_BYTES`, whatever others have under way. All that goes beyond is taken from a pool that all connections
-//!     share; who finds it empty waits until others give something back (O2), or until the request is one of its own.
+//! F3: a slot completes once. Once the writer is gone, that frees it.
+//! F4: `own <= OWN_BYTES`, whatever others have under way. All that goes beyond is taken from what connections share;
+//!     who finds that empty waits until others give something back (O2), or until the request is one of its own.
 //!
 //! One lock per connection, held for a push or a swap; completions come from any thread and never wait for the client.
 
-use super::pool::Pool;
+use super::accounts::Seat;
 use crate::protocol::spec::{BLOCK_SIZE_PREFERRED, DESCRIPTORS_MAX};
 use crate::protocol::{Command, Failure, Request};
 use ashlar_types::{BlockError, BlockReply, Completions, Extent};
@@ -40,7 +40,7 @@ const OWN_BYTES: usize = 1 << 20;
 pub(super) struct Flight {
     requests_max: usize,
     bytes_max: usize,
-    pool: Arc<Pool>,
+    seat: Seat,
     state: Mutex<State>,
 }
 
@@ -54,6 +54,7 @@ struct State {
     /// Completed, in that order.
     ready: Vec<(u32, Outcome)>,
     reader_is_done: bool,
+    writer_is_gone: bool,
     reader: Option<Waker>,
     writer: Option<Waker>,
 }
@@ -99,8 +100,8 @@ fn extents_max(request: &Request) -> usize {
 }
 
 impl Flight {
-    pub fn new(requests_max: usize, bytes_max: usize, pool: Arc<Pool>) -> Flight {
-        Flight { requests_max: requests_max.max(1), bytes_max, pool, state: Mutex::default() }
+    pub fn new(requests_max: usize, bytes_max: usize, seat: Seat) -> Flight {
+        Flight { requests_max: requests_max.max(1), bytes_max, seat, state: Mutex::default() }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -108,9 +109,9 @@ impl Flight {
     }
 
     /// Takes a slot, as soon as there is room (F2, F4). Only the reader calls this.
-    pub async fn reserve(&self, request: Request) -> u32 {
+    pub async fn reserve(&self, request: Request) -> Reserved<'_> {
         let bytes = memory_bytes(&request);
-        let mut pooled = pin!(self.pool.take(bytes));
+        let mut pooled = pin!(self.seat.take(bytes));
         poll_fn(|context| {
             let mut state = self.state();
             let counted = if !state.has_room(bytes, self) {
@@ -123,7 +124,10 @@ impl Flight {
                 pooled.as_mut().poll(context).map(Counted::Pooled)
             };
             match counted {
-                Poll::Ready(counted) => Poll::Ready(state.take(Entry { request, counted })),
+                Poll::Ready(counted) => {
+                    let slot = state.take(Entry { request, counted });
+                    Poll::Ready(Reserved { flight: self, slot, is_kept: false })
+                }
                 Poll::Pending => {
                     state.reader = Some(context.waker().clone());
                     Poll::Pending
@@ -143,11 +147,6 @@ impl Flight {
     /// Whether it has something that others may wait for.
     pub fn holds_pooled(&self) -> bool {
         self.state().pooled > 0
-    }
-
-    /// The payload never came: the request gets no reply.
-    pub fn abandon(&self, slot: u32) {
-        self.state().release(slot, &self.pool);
     }
 
     /// No more requests; the writer ends when it has answered all there are.
@@ -194,7 +193,7 @@ impl Flight {
         let reader = {
             let mut state = self.state();
             for finished in batch.iter() {
-                state.release(finished.slot, &self.pool);
+                state.release(finished.slot, &self.seat);
             }
             state.reader.take()
         };
@@ -204,6 +203,21 @@ impl Flight {
         }
     }
 
+    /// Nobody writes replies any more, and those that were on their way are gone with the writer.
+    fn writer_is_gone(&self) {
+        let unwritten = {
+            let mut state = self.state();
+            state.writer_is_gone = true;
+            for slot in 0..u32::try_from(state.slots.len()).expect("a connection has few slots") {
+                if let Slot::Completed(_) = state.slots[slot as usize] {
+                    state.release(slot, &self.seat);
+                }
+            }
+            std::mem::take(&mut state.ready)
+        };
+        drop(unwritten);
+    }
+
     /// The request has ended; its reply may be written.
     pub fn finish(&self, slot: u32, outcome: Outcome) {
         let writer = {
@@ -211,6 +225,9 @@ impl Flight {
             let Some(Slot::Taken(entry)) = state.slots.get(slot as usize).copied() else {
                 panic!("F3: a device completed request {slot}, which it does not have");
             };
+            if state.writer_is_gone {
+                return state.release(slot, &self.seat);
+            }
             state.slots[slot as usize] = Slot::Completed(entry);
             state.ready.push((slot, outcome));
             state.writer.take()
@@ -246,17 +263,51 @@ impl State {
         slot
     }
 
-    fn release(&mut self, slot: u32, pool: &Pool) {
+    fn release(&mut self, slot: u32, seat: &Seat) {
         let slot_was = std::mem::replace(&mut self.slots[slot as usize], Slot::Free);
         let (Slot::Taken(entry) | Slot::Completed(entry)) = slot_was else { panic!("F1: slot {slot} is free") };
         match entry.counted {
             Counted::Own(bytes) => self.own -= bytes,
             Counted::Pooled(bytes) => {
                 self.pooled -= bytes;
-                pool.give_back(bytes);
+                seat.give_back(bytes);
             }
         }
         self.free.push(slot);
+    }
+}
+
+/// A slot whose request isn't at the device yet. Dropped, it is free again: the payload never came, there will be no reply.
+#[derive(Debug)]
+pub(super) struct Reserved<'a> {
+    flight: &'a Flight,
+    slot: u32,
+    is_kept: bool,
+}
+
+impl Reserved<'_> {
+    /// The slot, which completes (F3).
+    pub fn keep(mut self) -> u32 {
+        self.is_kept = true;
+        self.slot
+    }
+}
+
+impl Drop for Reserved<'_> {
+    fn drop(&mut self) {
+        if !self.is_kept {
+            self.flight.state().release(self.slot, &self.flight.seat);
+        }
+    }
+}
+
+/// Held by the writer; tells when it ends, also if it is aborted.
+#[derive(Debug)]
+pub(super) struct WriterSide(pub Arc<Flight>);
+
+impl Drop for WriterSide {
+    fn drop(&mut self) {
+        self.0.writer_is_gone();
     }
 }
 
@@ -264,7 +315,7 @@ impl Drop for Flight {
     /// The last requests of a connection that broke off end with it.
     fn drop(&mut self) {
         let pooled = self.state().pooled;
-        self.pool.give_back(pooled);
+        self.seat.give_back(pooled);
     }
 }
 
@@ -283,6 +334,7 @@ impl Completions for Flight {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::server::accounts::Accounts;
     use std::task::Context;
 
     const MIB: usize = 1 << 20;
@@ -291,34 +343,39 @@ mod tests {
         Request { cookie: 0, command: Command::Read, offset: 0, len: u32::try_from(len).expect("a short read") }
     }
 
+    /// So many connections of an export that has so many bytes to share.
+    fn flights(count: usize, bytes: usize) -> Vec<Flight> {
+        let accounts = Arc::new(Accounts::new(count, bytes, bytes));
+        (0..count).map(|_| Flight::new(256, 64 * MIB, accounts.seat("disk").expect("one for each"))).collect()
+    }
+
     /// The slot, if there is room now.
-    fn reserve(flight: &Flight, len: usize) -> Option<u32> {
-        match pin!(flight.reserve(read(len))).poll(&mut Context::from_waker(Waker::noop())) {
-            Poll::Ready(slot) => Some(slot),
+    fn reserve_for(flight: &Flight, request: Request) -> Option<Reserved<'_>> {
+        match pin!(flight.reserve(request)).poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(reserved) => Some(reserved),
             Poll::Pending => None,
         }
     }
 
+    fn reserve(flight: &Flight, len: usize) -> Option<Reserved<'_>> {
+        reserve_for(flight, read(len))
+    }
+
     #[test]
     fn a_long_request_is_charged_to_the_pool_also_where_it_is_the_first() {
-        let pool = Arc::new(Pool::new(64 * MIB));
-        let flights: Vec<Flight> = (0..100).map(|_| Flight::new(256, 64 * MIB, pool.clone())).collect();
-        let slots: Vec<Option<u32>> = flights.iter().map(|flight| reserve(flight, 32 * MIB)).collect();
-        assert_eq!(slots.iter().flatten().count(), 2);
-        assert_eq!(reserve(&flights[50], MIB), Some(0), "its own is left to each");
-        flights[0].abandon(0);
-        assert_eq!(reserve(&flights[70], 32 * MIB), Some(0));
+        let flights = flights(100, 64 * MIB);
+        let mut reserved: Vec<Reserved> = flights.iter().filter_map(|flight| reserve(flight, 32 * MIB)).collect();
+        assert_eq!(reserved.len(), 2);
+        assert!(reserve(&flights[50], MIB).is_some(), "its own is left to each");
+        reserved.pop();
+        assert!(reserve(&flights[70], 32 * MIB).is_some());
     }
 
     #[test]
     fn block_status_is_kept_no_longer_than_its_reply_and_charged() {
-        let pool = Arc::new(Pool::new(MIB));
-        let flight = Flight::new(256, 64 * MIB, pool);
+        let flight = flights(1, MIB).remove(0);
         let status = |one, len| Request { cookie: 0, command: Command::BlockStatus { one }, offset: 0, len };
-        let reserve = |request| match pin!(flight.reserve(request)).poll(&mut Context::from_waker(Waker::noop())) {
-            Poll::Ready(slot) => Some(slot),
-            Poll::Pending => None,
-        };
+        let reserve = |request| reserve_for(&flight, request).map(Reserved::keep);
         let slots: Vec<u32> = std::iter::from_fn(|| reserve(status(false, u32::MAX))).collect();
         assert_eq!(slots.len(), 4, "two of its own, two of the pool's");
         let small = [(status(true, u32::MAX), 1), (status(false, 8192), 3)];
@@ -337,8 +394,8 @@ mod tests {
 
     #[test]
     fn the_pool_is_given_to_who_waited_longest_and_back_by_who_gives_up() {
-        let pool = Arc::new(Pool::new(8 * MIB));
-        let flights: Vec<Flight> = (0..4).map(|_| Flight::new(256, 64 * MIB, pool.clone())).collect();
+        let flights = flights(4, 8 * MIB);
+        let left = || flights[0].seat.left();
         let context = &mut Context::from_waker(Waker::noop());
         let first = reserve(&flights[0], 6 * MIB).expect("there is room");
         {
@@ -346,29 +403,62 @@ mod tests {
             let mut short = pin!(flights[2].reserve(read(2 * MIB)));
             assert!(long.as_mut().poll(context).is_pending());
             assert!(short.as_mut().poll(context).is_pending(), "O1: no overtaking, though there are 2 MiB");
-            flights[0].abandon(first);
-            assert_eq!(long.as_mut().poll(context), Poll::Ready(0));
+            drop(first);
+            let Poll::Ready(reserved) = long.as_mut().poll(context) else { panic!("it waited longest") };
             assert!(short.as_mut().poll(context).is_pending());
+            assert_eq!(left(), 0);
+            drop(reserved);
         }
-        flights[1].abandon(0);
-        assert_eq!(pool.left(), 8 * MIB);
-        assert_eq!(reserve(&flights[3], 100 * MIB), Some(0), "longer than the pool: takes all of it");
-        assert_eq!(pool.left(), 0);
-        drop(flights);
-        assert_eq!(pool.left(), 8 * MIB);
+        assert_eq!(left(), 8 * MIB);
+        let all = reserve(&flights[3], 32 * MIB).expect("longer than what is shared: takes all of it");
+        assert_eq!(left(), 0);
+        drop(all);
+        assert_eq!(left(), 8 * MIB);
+    }
+
+    #[test]
+    fn what_a_gone_connection_has_at_the_device_is_given_back_answer_by_answer() {
+        let flight = Arc::new(flights(1, 8 * MIB).remove(0));
+        let slots: Vec<u32> = (0..4).map(|_| reserve(&flight, 2 * MIB).expect("there is room").keep()).collect();
+        assert_eq!(flight.seat.left(), 0);
+        let done = || Ok(BlockReply::Data(Vec::new()));
+        flight.complete(u64::from(slots[2]), done());
+        drop(WriterSide(flight.clone()));
+        assert_eq!(flight.seat.left(), 2 * MIB, "a reply that was not written");
+        flight.complete(u64::from(slots[0]), done());
+        assert_eq!(flight.seat.left(), 4 * MIB);
+        assert!(flight.state().ready.is_empty());
+        let accounts = flight.seat.accounts();
+        assert!(accounts.seat("disk").is_none(), "A1: two are at the device");
+        drop(flight);
+        assert!(accounts.seat("disk").is_some());
+    }
+
+    #[test]
+    fn an_export_takes_its_part_and_leaves_the_rest() {
+        let accounts = Arc::new(Accounts::new(2, 4 * MIB, 6 * MIB));
+        let flight = |export| Flight::new(256, 64 * MIB, accounts.seat(export).expect("a seat"));
+        let [stuck, too, other] = [flight("stuck"), flight("stuck"), flight("other")];
+        assert!(accounts.seat("stuck").is_none());
+        let first = reserve(&stuck, 2 * MIB).expect("of its part");
+        let second = reserve(&too, 2 * MIB).expect("of its part");
+        assert!(reserve(&too, 2 * MIB).is_none());
+        let rest = reserve(&other, 2 * MIB).expect("not all of it is stuck's");
+        assert!(reserve(&other, 2 * MIB).is_none(), "no more is shared");
+        assert_eq!(other.seat.left(), 2 * MIB, "who waits holds nothing");
+        drop([first, second, rest]);
+        assert_eq!((stuck.seat.left(), other.seat.left()), (4 * MIB, 4 * MIB));
     }
 
     #[test]
     fn who_waits_for_the_pool_goes_on_when_its_own_is_free_again() {
-        let pool = Arc::new(Pool::new(MIB));
-        let flight = Flight::new(256, 64 * MIB, pool.clone());
-        let other = Flight::new(256, 64 * MIB, pool);
-        assert!(reserve(&other, 2 * MIB).is_some(), "takes the pool");
+        let [flight, other] = <[Flight; 2]>::try_from(flights(2, MIB)).expect("two");
+        let _taken = reserve(&other, 2 * MIB).expect("takes what is shared");
         let own = reserve(&flight, MIB).expect("its own");
         let mut waiting = pin!(flight.reserve(read(4096)));
         let context = &mut Context::from_waker(Waker::noop());
         assert!(waiting.as_mut().poll(context).is_pending());
-        flight.abandon(own);
+        drop(own);
         assert!(waiting.as_mut().poll(context).is_ready());
     }
 }

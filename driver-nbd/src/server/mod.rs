@@ -1,10 +1,12 @@
 //! The server: listens, admits connections, runs the protocol core over sockets. It has no opinion about the protocol.
 //!
 //! V1: a connection costs two tasks, whatever it asks; a request costs none.
-//! V2: memory per connection is bounded by [`Limits`], and so is the number of connections.
+//! V2: memory per connection is bounded by [`Limits`], and so is the number of connections. What ended ones still have at a
+//!     device is bounded for each export.
 //! V3: a client waits for nobody but itself and the device, unless it has more than a MiB under way: then it may wait for
 //!     other clients, each of which must go on within [`Limits::stall_time`].
 
+mod accounts;
 mod connection;
 mod flight;
 mod listen;
@@ -16,8 +18,8 @@ mod writer;
 
 pub use crate::protocol::OpenError;
 
+use accounts::Accounts;
 use ashlar_types::BlockDevice;
-use pool::Pool;
 use registry::Registry;
 use std::io;
 use std::net::SocketAddr;
@@ -50,8 +52,12 @@ pub struct ExportEntry {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Connections at a time. A further one pushes out one that is still in the handshake, so that idle ones keep nobody from
-    /// connecting, or is closed at once. Default 4,096.
+    /// connecting; or one that has ended, or was not read for `stall_time`, and waits for its device. If there is none, it is
+    /// closed at once. Default 4,096.
     pub connections_max: usize,
+    /// Of them, connections to one export, including those that have ended and of which the device still has requests: an
+    /// export whose device does not answer must not take all. Default 1,024.
+    pub connections_per_export_max: usize,
     /// From the connection to the transmission phase, opening the export included. Default 30 s.
     pub handshake_time: Duration,
     /// Requests of a connection under way; no more are read until one is answered. Default 256.
@@ -59,9 +65,10 @@ pub struct Limits {
     /// Payload bytes of a connection's requests under way, read or written; a single request may exceed it.
     /// Default 64 MiB.
     pub payload_bytes_max: usize,
-    /// The same of all connections together, beyond the first MiB of each, which nobody can take from it. A request that is
-    /// longer than this takes all of it. Default 1 GiB.
+    /// The same of all connections together, beyond the first MiB of each, which nobody can take from it. Default 1 GiB.
     pub payload_bytes_shared: usize,
+    /// Of those, bytes of connections to one export. A request that is longer takes all of them. Default 256 MiB.
+    pub payload_bytes_per_export: usize,
     /// Who has some of those and sends nothing of a payload, or takes nothing of a reply, for this long is closed, so that it
     /// can't keep them from others. Default 30 s.
     pub stall_time: Duration,
@@ -75,10 +82,12 @@ impl Default for Limits {
     fn default() -> Limits {
         Limits {
             connections_max: 4096,
+            connections_per_export_max: 1024,
             handshake_time: Duration::from_secs(30),
             requests_max: 256,
             payload_bytes_max: 64 << 20,
             payload_bytes_shared: 1 << 30,
+            payload_bytes_per_export: 256 << 20,
             stall_time: Duration::from_secs(30),
             shutdown_linger: Duration::from_millis(200),
             shutdown_grace: Duration::from_secs(10),
@@ -97,7 +106,7 @@ struct Shared {
     exports: Arc<dyn Exports>,
     limits: Limits,
     registry: Arc<Registry>,
-    payload_bytes: Arc<Pool>,
+    accounts: Arc<Accounts>,
     /// True once the server shuts down.
     shutdown: watch::Sender<bool>,
     /// Socket files of ours, removed at shutdown.
@@ -118,7 +127,11 @@ impl Server {
         let shared = Shared {
             exports,
             registry: Arc::new(Registry::new(limits.connections_max)),
-            payload_bytes: Arc::new(Pool::new(limits.payload_bytes_shared)),
+            accounts: Arc::new(Accounts::new(
+                limits.connections_per_export_max,
+                limits.payload_bytes_per_export,
+                limits.payload_bytes_shared,
+            )),
             limits,
             shutdown: watch::Sender::new(false),
             socket_files: Mutex::default(),

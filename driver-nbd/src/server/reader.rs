@@ -1,7 +1,8 @@
 //! Requests: socket to device. Stops reading while the connection has too much under way (F2).
 
-use super::flight::{Flight, Outcome};
+use super::flight::{Flight, Outcome, Reserved};
 use super::pace::{Pace, Stalled};
+use super::registry::Place;
 use crate::protocol::spec::REQUEST_BYTES;
 use crate::protocol::{Command, Event, Request, Session, Violation};
 use ashlar_types::{BlockDevice, BlockOp, BlockReply, BlockRequest, Completions, aligned_payload};
@@ -54,10 +55,11 @@ pub(super) struct Reader<'a, R> {
     pub flight: &'a Arc<Flight>,
     /// The same flight, as the device knows it.
     pub completions: Arc<dyn Completions>,
+    pub place: &'a Place,
     pub stall_time: Duration,
 }
 
-impl<R: AsyncRead + Unpin> Reader<'_, R> {
+impl<'a, R: AsyncRead + Unpin> Reader<'a, R> {
     /// Ends when the client does, or a while after `shutdown` resolves: how long is `linger`'s to say. Until then requests
     /// are refused with `NBD_ESHUTDOWN`.
     pub async fn read_requests(
@@ -109,37 +111,44 @@ impl<R: AsyncRead + Unpin> Reader<'_, R> {
                 Event::Size => self.session.on_size(self.device.info().size),
                 Event::Request(request) => {
                     *read_ahead = READ_AHEAD_BYTES;
-                    let slot = self.flight.reserve(request).await;
-                    self.submit(slot, operation(&request));
+                    let reserved = self.reserve(request).await;
+                    self.submit(reserved, operation(&request));
                 }
                 Event::Payload(request) => {
                     *read_ahead = if request.len >= LARGE_PAYLOAD_BYTES { REQUEST_BYTES } else { READ_AHEAD_BYTES };
-                    let slot = self.flight.reserve(request).await;
-                    match self.receive(request.len as usize).await {
-                        Ok(data) => {
-                            self.session.on_payload();
-                            self.submit(slot, BlockOp::Write { offset: request.offset, data });
-                        }
-                        Err(ended) => {
-                            self.flight.abandon(slot);
-                            return Err(ended);
-                        }
-                    }
+                    let reserved = self.reserve(request).await;
+                    let data = self.receive(request.len as usize).await?;
+                    self.session.on_payload();
+                    self.submit(reserved, BlockOp::Write { offset: request.offset, data });
                 }
                 Event::Empty(request) => {
-                    let slot = self.flight.reserve(request).await;
-                    self.flight.finish(slot, Outcome::Device(Ok(BlockReply::Done)));
+                    let reserved = self.reserve(request).await;
+                    self.flight.finish(reserved.keep(), Outcome::Device(Ok(BlockReply::Done)));
                 }
                 Event::Refused { cookie, failure } => {
                     // What was asked no longer matters, only that an answer is owed.
                     let request = Request { cookie, command: Command::Flush, offset: 0, len: 0 };
-                    let slot = self.flight.reserve(request).await;
-                    self.flight.finish(slot, Outcome::Refused(failure));
+                    let reserved = self.reserve(request).await;
+                    self.flight.finish(reserved.keep(), Outcome::Refused(failure));
                 }
                 Event::Disconnect => return Err(Ended::Disconnected),
                 event @ (Event::Answered | Event::List | Event::Open(_)) => {
                     unreachable!("{event:?} belongs to the handshake")
                 }
+            }
+        }
+    }
+
+    async fn reserve(&self, request: Request) -> Reserved<'a> {
+        let mut reserving = pin!(self.flight.reserve(request));
+        match tokio::time::timeout(self.stall_time, &mut reserving).await {
+            Ok(reserved) => reserved,
+            Err(_) => {
+                // Nothing was read for so long that the client may have gone unseen.
+                self.place.leave();
+                let reserved = reserving.await;
+                self.place.keep();
+                reserved
             }
         }
     }
@@ -163,8 +172,8 @@ impl<R: AsyncRead + Unpin> Reader<'_, R> {
         Ok(payload.freeze())
     }
 
-    fn submit(&self, slot: u32, op: BlockOp) {
-        self.device.submit(BlockRequest { tag: u64::from(slot), op }, &self.completions);
+    fn submit(&self, reserved: Reserved<'_>, op: BlockOp) {
+        self.device.submit(BlockRequest { tag: u64::from(reserved.keep()), op }, &self.completions);
     }
 }
 

@@ -32,6 +32,8 @@ struct Connection {
 /// How much is lost with a connection; one that is less goes first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Stage {
+    /// Says no more, or isn't heard because its device does not go on. It may be there to hear the rest, or not.
+    Leaving,
     /// In the handshake, and hasn't said a word.
     Silent,
     /// In the handshake, where we wait for it.
@@ -73,7 +75,8 @@ impl Registry {
     }
 
     pub fn abort_handshakes(&self) {
-        self.state().connections.values().filter(|c| c.stage < Stage::Kept).for_each(|c| c.task.abort());
+        let waits_for_client = |c: &&Connection| matches!(c.stage, Stage::Silent | Stage::Talking);
+        self.state().connections.values().filter(waits_for_client).for_each(|c| c.task.abort());
     }
 
     pub fn abort_all(&self) {
@@ -132,6 +135,12 @@ impl Place {
     pub fn expose(&self) {
         self.enter(Stage::Talking);
     }
+
+    /// Its client has ended the connection, or we have, or we can't tell. Any newer one may push it out, however long its last
+    /// replies take.
+    pub fn leave(&self) {
+        self.enter(Stage::Leaving);
+    }
 }
 
 impl Drop for Place {
@@ -187,6 +196,17 @@ mod tests {
         assert!(rig.admit());
         assert_eq!(rig.pushed_out(), [0]);
         assert_eq!(rig.registry.connections(), 2000);
+    }
+
+    #[test]
+    fn who_is_leaving_keeps_nobody_out() {
+        let mut rig = Rig::new(3);
+        (0..3).for_each(|_| assert!(rig.admit()));
+        rig.places[0].keep();
+        rig.places[1].keep();
+        rig.places[1].leave();
+        assert!(rig.admit());
+        assert_eq!(rig.pushed_out(), [1]);
     }
 
     #[test]

@@ -143,7 +143,7 @@ impl Outgoing {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::server::pool::Pool;
+    use crate::server::accounts::Accounts;
     use ashlar_types::{BlockError, Completions};
     use std::pin::Pin;
     use std::sync::Arc;
@@ -185,16 +185,20 @@ mod tests {
         }
     }
 
+    fn seat() -> crate::server::accounts::Seat {
+        Arc::new(Accounts::new(1, 0, 0)).seat("disk").expect("the first")
+    }
+
     /// A read in pieces, a write, a refused read and block status, all completed; what the writer makes of them.
     fn written(at_most: usize) -> Sink {
-        let flight = Flight::new(100, 1 << 20, Arc::new(Pool::new(0)));
+        let flight = Flight::new(100, 1 << 20, seat());
         let mut sink = Sink { at_most, writes: 0, bytes: Vec::new() };
         let style = ReplyStyle { structured: true };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
         runtime.block_on(async {
             let commands = [Command::Read, Command::Write, Command::Read, Command::BlockStatus { one: false }];
             for (cookie, command) in (0..).zip(commands) {
-                flight.reserve(Request { cookie, command, offset: 0, len: 5 }).await;
+                flight.reserve(Request { cookie, command, offset: 0, len: 5 }).await.keep();
             }
             let pieces = [&b"ab"[..], b"", b"cde"].map(Bytes::from_static);
             flight.complete(0, Ok(BlockReply::Data(pieces.to_vec())));
@@ -211,7 +215,7 @@ mod tests {
     #[test]
     fn a_long_reply_leaves_no_long_arena_behind() {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
-        let flight = Flight::new(1, 1 << 20, Arc::new(Pool::new(0)));
+        let flight = Flight::new(1, 1 << 20, seat());
         let mut sink = Sink { at_most: usize::MAX / 2, writes: 0, bytes: Vec::new() };
         let mut outgoing = Outgoing::default();
         outgoing.heads.extend_from_slice(&[0; 1 << 20]);
