@@ -144,10 +144,9 @@ impl Engine {
                 self.step(ClientEvent::Submit(request));
             }
             Command::View(view) => self.step(ClientEvent::View(view)),
-            Command::Resized(size) => {
-                self.shared.size.store(size, Ordering::Release);
-                self.step(ClientEvent::Resized(size));
-            }
+            // Who told of a smaller size last was late: volumes only grow.
+            Command::Resized(size) if size <= self.core.size() => {}
+            Command::Resized(size) => self.step(ClientEvent::Resized(size)),
             Command::Close { deadline, closed } => {
                 self.closing = Some((deadline, closed));
                 self.arm();

@@ -113,13 +113,14 @@ impl Volume {
         self.shared.fenced.load(Ordering::Acquire)
     }
 
-    /// The volume was extended.
+    /// The volume was extended. A size that is smaller is older, since volumes only grow.
     pub fn resize(&self, size: u64) {
-        if size != self.shared.size.load(Ordering::Acquire) {
-            // At once, so that who opens now sees it. The engine hears of it before any request to the new part does.
-            self.shared.size.store(size, Ordering::Release);
-            // Fails when the engine has ended, and then nobody reads the size.
+        if size > self.shared.size.load(Ordering::Acquire) {
+            // First, so that it stands in the queue before any request of who has seen the new size. Fails when the engine has
+            // ended, and then nothing is served at any size.
             let _ = self.commands.send(Command::Resized(size));
+            // At once, so that who opens now sees it.
+            self.shared.size.fetch_max(size, Ordering::AcqRel);
         }
     }
 

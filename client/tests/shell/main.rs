@@ -239,6 +239,35 @@ async fn an_extended_volume_is_seen_with_its_size_at_the_next_open() {
     assert_eq!((first.info().size, second.info().size), (2 * MIB, 2 * MIB));
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_sees_a_new_size_can_use_it() {
+    const STEPS: u64 = 500_000;
+    let setup = Setup::new(MIB).await;
+    let volume = setup.volume().await;
+    let grower = {
+        let volume = volume.clone();
+        std::thread::spawn(move || (1..=STEPS).for_each(|step| volume.resize(MIB + step * 512)))
+    };
+    let caller = Caller::new(volume.clone());
+    let (mut seen, mut answers) = (MIB, Vec::new());
+    while seen < MIB + STEPS * 512 {
+        let size = volume.info().size;
+        if size > seen {
+            seen = size;
+            // Of nothing, so that it is answered at once, by the size alone.
+            answers.push(caller.submit(BlockOp::Discard { offset: size, len: 0 }));
+        }
+    }
+    for answer in answers {
+        let answer = answer.await.expect("completed");
+        assert!(matches!(answer, Ok(BlockReply::Done)), "{answer:?}");
+    }
+    grower.join().expect("it does not panic");
+    volume.resize(MIB);
+    assert_eq!(volume.info().size, seen, "news of a smaller size is old");
+    assert!(matches!(caller.run(BlockOp::Read { offset: seen - 512, len: 512 }).await, Ok(BlockReply::Data(_))));
+}
+
 #[tokio::test]
 async fn a_gateway_that_ends_closes_its_volumes_and_opens_none() {
     let setup = Setup::new(MIB).await;
