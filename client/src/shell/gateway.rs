@@ -53,7 +53,7 @@ struct Inner {
     ending: AtomicBool,
 }
 
-/// The place of one volume. Slots stay, since they hold how far a session got.
+/// The place of one volume. Slots stay that hold how far a session got.
 #[derive(Default)]
 struct Slot {
     /// G1: held while the volume is opened or closed.
@@ -70,6 +70,12 @@ struct SlotState {
     left: u64,
     /// The last session that was closed, and what it had used (G2).
     used: Option<(SessionId, SessionProgress)>,
+}
+
+impl SlotState {
+    fn is_empty(&self) -> bool {
+        self.volume.is_none() && self.used.is_none()
+    }
 }
 
 impl Slot {
@@ -108,12 +114,8 @@ impl Gateway {
     /// date and an attachment that is gone isn't served; while that can't be reached, what is open stays in use.
     pub async fn open(&self, name: &str) -> Result<Arc<OpenVolume>, OpenError> {
         let name = Name::new(name)?;
-        let slot = self.slot(&name);
-        let opened = self.open_in(&slot, name.clone()).await;
-        if opened.is_err() {
-            self.forget_unused(&name, &slot);
-        }
-        opened
+        let slot = SlotUse::new(&self.inner, &name);
+        self.open_in(&slot.slot, name).await
     }
 
     async fn open_in(&self, slot: &Arc<Slot>, name: Name) -> Result<Arc<OpenVolume>, OpenError> {
@@ -163,21 +165,6 @@ impl Gateway {
         }
     }
 
-    fn slot(&self, name: &Name) -> Arc<Slot> {
-        self.inner.slots().entry(name.clone()).or_default().clone()
-    }
-
-    /// Names that lead to nothing must not fill the memory.
-    fn forget_unused(&self, name: &Name, slot: &Arc<Slot>) {
-        let mut slots = self.inner.slots();
-        let state = slot.lock();
-        // Two: the map's and the caller's.
-        if state.volume.is_none() && state.used.is_none() && Arc::strong_count(slot) == 2 {
-            drop(state);
-            slots.remove(name);
-        }
-    }
-
     fn share(&self, slot: &Arc<Slot>, volume: Arc<Volume>) -> Arc<OpenVolume> {
         slot.lock().users += 1;
         Arc::new(OpenVolume { volume, slot: slot.clone(), options: self.inner.options })
@@ -193,6 +180,33 @@ impl std::fmt::Debug for Gateway {
 impl Inner {
     fn slots(&self) -> MutexGuard<'_, BTreeMap<Name, Arc<Slot>>> {
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One open's use of a slot, which it may give up at any time. Names that lead to nothing must not fill the memory: the last
+/// one that uses a slot takes it away if nothing came of it.
+struct SlotUse {
+    inner: Arc<Inner>,
+    name: Name,
+    slot: Arc<Slot>,
+}
+
+impl SlotUse {
+    fn new(inner: &Arc<Inner>, name: &Name) -> SlotUse {
+        let slot = inner.slots().entry(name.clone()).or_default().clone();
+        SlotUse { inner: inner.clone(), name: name.clone(), slot }
+    }
+}
+
+impl Drop for SlotUse {
+    fn drop(&mut self) {
+        let mut slots = self.inner.slots();
+        // Given back under the lock, so that of several that end at a time the last one finds the map's alone.
+        drop(std::mem::take(&mut self.slot));
+        let is_unused = |slot: &Arc<Slot>| Arc::strong_count(slot) == 1 && slot.lock().is_empty();
+        if slots.get(&self.name).is_some_and(is_unused) {
+            slots.remove(&self.name);
+        }
     }
 }
 
@@ -269,3 +283,6 @@ impl Drop for OpenVolume {
         });
     }
 }
+
+#[cfg(test)]
+mod tests;
