@@ -23,6 +23,8 @@ pub struct GatewayOptions {
     pub close_patience: Duration,
     /// How long an open waits for a takeover. Default 20 s, which fits into the handshake of a front end.
     pub open_patience: Duration,
+    /// How long the metadata service is asked for a volume that is open already. Default 1 s.
+    pub renew_patience: Duration,
     pub limits: ClientLimits,
 }
 
@@ -32,6 +34,7 @@ impl Default for GatewayOptions {
             close_after: Duration::from_secs(10),
             close_patience: Duration::from_secs(5),
             open_patience: Duration::from_secs(20),
+            renew_patience: Duration::from_secs(1),
             limits: ClientLimits::default(),
         }
     }
@@ -115,7 +118,34 @@ impl Gateway {
     pub async fn open(&self, name: &str) -> Result<Arc<OpenVolume>, OpenError> {
         let name = Name::new(name)?;
         let slot = SlotUse::new(&self.inner, &name);
+        if let Some(open) = self.share_open(&slot.slot, &name).await {
+            return Ok(open);
+        }
         self.open_in(&slot.slot, name).await
+    }
+
+    /// What is open already, unless it is lost, or the metadata service says anything else of it. Nobody waits for another
+    /// here: all connections of a volume may come back at a time, when that service doesn't answer.
+    async fn share_open(&self, slot: &Arc<Slot>, name: &Name) -> Option<Arc<OpenVolume>> {
+        let volume = slot.lock().volume.clone()?;
+        if volume.is_fenced() {
+            return None;
+        }
+        let Inner { cluster, id, boot, options, .. } = &*self.inner;
+        let grant = request_grant(cluster, name, id, *boot, options.renew_patience);
+        match tokio::time::timeout(options.renew_patience, grant).await {
+            Ok(Ok(grant)) if grant.session == volume.session() => volume.resize(grant.size),
+            Ok(Err(OpenError::Control { .. })) | Err(_) => {}
+            Ok(Ok(_) | Err(_)) => return None,
+        }
+        let mut state = slot.lock();
+        // It may have been lost or closed meanwhile, and another one opened.
+        if volume.is_fenced() || !state.volume.as_ref().is_some_and(|open| Arc::ptr_eq(open, &volume)) {
+            return None;
+        }
+        state.users += 1;
+        drop(state);
+        Some(Arc::new(OpenVolume { volume, slot: slot.clone(), options: *options }))
     }
 
     async fn open_in(&self, slot: &Arc<Slot>, name: Name) -> Result<Arc<OpenVolume>, OpenError> {

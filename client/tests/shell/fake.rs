@@ -13,6 +13,7 @@ use ashlar_wire_control::ControlClientError;
 use bytes::{Bytes, BytesMut};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -54,6 +55,9 @@ struct MdsState {
 #[derive(Default)]
 pub struct FakeMds {
     state: Mutex<MdsState>,
+    hangs: AtomicBool,
+    /// Requests that it has left without an answer.
+    pub unanswered: AtomicUsize,
 }
 
 impl FakeMds {
@@ -95,6 +99,11 @@ impl FakeMds {
         self.state.lock().expect("no panic").grants = answers.into_iter().collect();
     }
 
+    /// Answers no request from now on. Watches go on: they may have another node.
+    pub fn hang(&self) {
+        self.hangs.store(true, Ordering::SeqCst);
+    }
+
     fn answer(&self, request: &ControlRequest) -> Result<ControlReply, ControlError> {
         let mut state = self.state.lock().expect("no panic");
         match request {
@@ -114,7 +123,13 @@ impl FakeMds {
 
 impl Control for FakeMds {
     fn request(&self, request: ControlRequest) -> ControlFuture<'_> {
-        Box::pin(async move { self.answer(&request).map_err(ControlClientError::Refused) })
+        Box::pin(async move {
+            if self.hangs.load(Ordering::SeqCst) {
+                self.unanswered.fetch_add(1, Ordering::SeqCst);
+                std::future::pending::<()>().await;
+            }
+            self.answer(&request).map_err(ControlClientError::Refused)
+        })
     }
 
     fn watch(&self, _from: Revision) -> mpsc::Receiver<ClusterView> {

@@ -239,6 +239,26 @@ async fn an_extended_volume_is_seen_with_its_size_at_the_next_open() {
     assert_eq!((first.info().size, second.info().size), (2 * MIB, 2 * MIB));
 }
 
+#[tokio::test]
+async fn an_open_volume_is_shared_at_once_by_all_who_come_while_the_metadata_service_hangs() {
+    let setup = Setup::new(MIB).await;
+    let options = GatewayOptions { renew_patience: Duration::from_millis(50), ..GatewayOptions::default() };
+    let gateway = Gateway::connect(setup.mds.clone(), "gw".to_owned(), BOOT, options).await.expect("a view");
+    let first = gateway.open("disk").await.expect("attached");
+    Caller::new(first).write(0, vec![1; 512]).await;
+    setup.mds.hang();
+    let opening: Vec<_> = (0..500)
+        .map(|_| {
+            let gateway = gateway.clone();
+            tokio::spawn(async move { gateway.open("disk").await })
+        })
+        .collect();
+    for open in opening {
+        let open = timeout(PATIENCE, open).await.expect("nobody waits for another").expect("no panic");
+        assert_eq!(Caller::new(open.expect("it is open")).read(0, 1).await, [1]);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_sees_a_new_size_can_use_it() {
     const STEPS: u64 = 500_000;
