@@ -1,6 +1,6 @@
 //! The cluster as one process sees it: one watch of the view for all volumes.
 
-use super::control::Control;
+use super::control::{Control, ControlFuture};
 use super::engine::Command;
 use ashlar_types::control::{ControlError, ControlReply, ControlRequest};
 use ashlar_types::view::ClusterView;
@@ -114,8 +114,10 @@ pub(super) fn wrong_answer(expected: &str) -> ControlClientError {
     ControlError::Invalid(format!("the metadata service answered something else than {expected}")).into()
 }
 
-/// Hands on what the watch brings, and asks at once when a volume wants to know.
+/// Hands on what the watch brings, and asks at once when a volume wants to know. Both at a time: the node that is asked may
+/// hang for as long as a request may take, while the watch has another one.
 async fn follow(cluster: std::sync::Weak<Inner>, mut views: mpsc::Receiver<ClusterView>, wanted: Arc<Notify>) {
+    let mut asked: Option<ControlFuture<'static>> = None;
     loop {
         tokio::select! {
             view = views.recv() => {
@@ -125,10 +127,16 @@ async fn follow(cluster: std::sync::Weak<Inner>, mut views: mpsc::Receiver<Clust
                     None => views = cluster.control.watch(cluster.lock().view.revision),
                 }
             }
-            () = wanted.notified() => {
+            () = wanted.notified(), if asked.is_none() => {
                 let Some(cluster) = cluster.upgrade() else { return };
-                let revision = cluster.lock().view.revision;
-                match cluster.control.request(ControlRequest::ViewSince { revision }).await {
+                let (control, revision) = (cluster.control.clone(), cluster.lock().view.revision);
+                let request = ControlRequest::ViewSince { revision };
+                asked = Some(Box::pin(async move { control.request(request).await }));
+            }
+            answer = answer_to(&mut asked) => {
+                asked = None;
+                let Some(cluster) = cluster.upgrade() else { return };
+                match answer {
                     Ok(ControlReply::View(view)) => cluster.on_view(*view),
                     Ok(_) => tracing::warn!(error = %wrong_answer("a view"), "no newer view"),
                     // The watch goes on trying, and volumes ask again.
@@ -136,5 +144,13 @@ async fn follow(cluster: std::sync::Weak<Inner>, mut views: mpsc::Receiver<Clust
                 }
             }
         }
+    }
+}
+
+/// Never comes while nothing is asked.
+async fn answer_to(asked: &mut Option<ControlFuture<'static>>) -> Result<ControlReply, ControlClientError> {
+    match asked {
+        Some(asked) => asked.await,
+        None => std::future::pending().await,
     }
 }

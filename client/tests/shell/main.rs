@@ -8,6 +8,7 @@ use ashlar_types::{BlockDevice, BlockError, BlockOp, BlockReply, BootId, OsdId};
 use bytes::Bytes;
 use fake::{Caller, FakeMds, FakeOsd, SharedStore, grant, name};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::time::timeout;
 
@@ -115,6 +116,25 @@ async fn a_primary_that_dies_under_load_is_not_noticed() {
     for i in 0..400u64 {
         assert!(caller.read(i * 8192, 8192).await == pattern(8192, i));
     }
+}
+
+#[tokio::test]
+async fn a_view_from_the_watch_is_used_while_a_demand_for_it_hangs() {
+    let mut setup = Setup::new(64 * MIB).await;
+    let caller = Caller::new(setup.volume().await);
+    caller.write(0, pattern(4096, 1)).await;
+    setup.mds.hang();
+    setup.osds.remove(0).kill();
+    let answer = caller.submit(BlockOp::Read { offset: 0, len: 4096 });
+    let demand = async {
+        while setup.mds.unanswered.load(Ordering::SeqCst) == 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(PATIENCE, demand).await.expect("the volume wants a newer view");
+    setup.mds.configure(&[&setup.osds[0]], Some(OsdId(1)));
+    let answer = timeout(PATIENCE, answer).await.expect("in time").expect("completed");
+    assert!(matches!(answer, Ok(BlockReply::Data(_))), "{answer:?}");
 }
 
 #[tokio::test]
