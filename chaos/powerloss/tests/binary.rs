@@ -1,8 +1,10 @@
 //! The `powerloss` binary and its control socket, as scripts use them.
 
+mod support;
+
 use ashlar_powerloss::ask;
 use rustix::process::{Pid, Signal, kill_process};
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
@@ -17,8 +19,7 @@ struct Daemon {
 
 impl Daemon {
     fn start() -> Option<Daemon> {
-        if let Err(error) = OpenOptions::new().read(true).write(true).open("/dev/fuse") {
-            eprintln!("SKIPPED: /dev/fuse: {error}");
+        if support::fuse_is_missing() {
             return None;
         }
         let folder = tempfile::tempdir().expect("a temporary folder");

@@ -1,5 +1,7 @@
 //! The file system through the kernel: what real programs' system calls come to. Skipped, visibly, where FUSE cannot be mounted.
 
+mod support;
+
 use ashlar_powerloss::{Mounted, Options, PowerLossFs};
 use rustix::fs::{FallocateFlags, OFlags, RenameFlags};
 use std::fs::{self, File, OpenOptions};
@@ -20,8 +22,7 @@ impl Machine {
     }
 
     fn with(options: Options) -> Option<Machine> {
-        if let Err(error) = OpenOptions::new().read(true).write(true).open("/dev/fuse") {
-            eprintln!("SKIPPED: /dev/fuse: {error}");
+        if support::fuse_is_missing() {
             return None;
         }
         let folder = tempfile::tempdir().expect("a temporary folder");
@@ -321,7 +322,7 @@ fn io_uring_at_depth_reads_back_what_it_wrote() {
         "--verify_state_save=0",
     ];
     match std::process::Command::new("fio").args(arguments).arg(disk).output() {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => eprintln!("SKIPPED: fio is not installed"),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => support::skipped("fio is not installed"),
         outcome => {
             let output = outcome.expect("fio starts");
             assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));

@@ -1,13 +1,15 @@
 //! RocksDB on the file system: the metadata service's store keeps what it synced, whatever a power loss does to the rest.
 //! The writer is a process of its own (this test binary again), as RocksDB may abort when its disk goes away.
 
+mod support;
+
 use ashlar_powerloss::{NewFileEntry, Options, PowerLossFs};
 use rocksdb::{DB, WriteOptions};
-use std::fs::OpenOptions;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
+use support::fuse_is_missing;
 
 /// Tells the child where its store is and with which record to go on.
 const CHILD_STORE: &str = "POWERLOSS_TEST_STORE";
@@ -93,14 +95,6 @@ fn run(seed: u64, options: Options, honour_sync: bool) -> Outcome {
         }
     }
     Outcome { acknowledged, broken: None }
-}
-
-fn fuse_is_missing() -> bool {
-    let error = OpenOptions::new().read(true).write(true).open("/dev/fuse").err();
-    if let Some(error) = &error {
-        eprintln!("SKIPPED: /dev/fuse: {error}");
-    }
-    error.is_some()
 }
 
 #[test]

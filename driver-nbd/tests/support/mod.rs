@@ -143,7 +143,7 @@ pub fn has(tool: &str, arguments: &[&str]) -> bool {
 /// Past the test harness, which keeps what is printed by tests that pass.
 pub fn skipped(why: &str) {
     let test = std::thread::current().name().unwrap_or("a test").to_owned();
-    writeln!(std::io::stderr(), "skipped: {test}: {why}").expect("stderr is open");
+    writeln!(std::io::stderr(), "SKIPPED {test}: {why}").expect("stderr is open");
 }
 
 pub fn works(tool: &str, arguments: &[&str]) -> bool {
