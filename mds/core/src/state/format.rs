@@ -2,7 +2,7 @@
 //! Versioned by the envelope: a change of any type inside is a new version here, and the golden bytes of the old one stay
 //! readable. See conventions §3.
 
-use super::{ClusterState, Command, Scrubs};
+use super::{ClusterState, Command};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -10,8 +10,7 @@ const COMMAND_MAGIC: [u8; 2] = *b"AC";
 /// 2: scrubs. Requests were added behind those of version 1, whose bytes mean the same.
 const COMMAND_VERSION: u16 = 2;
 const SNAPSHOT_MAGIC: [u8; 2] = *b"AS";
-/// 2: scrubs, behind everything of version 1.
-const SNAPSHOT_VERSION: u16 = 2;
+const SNAPSHOT_VERSION: u16 = 1;
 /// magic (2), version (2, LE), CRC32C of the payload (4, LE).
 const ENVELOPE_BYTES: usize = 8;
 
@@ -36,8 +35,7 @@ impl Command {
 
     pub fn decode(bytes: &[u8]) -> Result<Command, FormatError> {
         let what = "log entry";
-        let (_, payload) = open(what, COMMAND_MAGIC, COMMAND_VERSION, bytes)?;
-        contents(what, payload)
+        contents(what, open(what, COMMAND_MAGIC, COMMAND_VERSION, bytes)?)
     }
 }
 
@@ -49,19 +47,12 @@ impl ClusterState {
 
     pub fn decode(bytes: &[u8]) -> Result<ClusterState, FormatError> {
         let what = "snapshot";
-        match open(what, SNAPSHOT_MAGIC, SNAPSHOT_VERSION, bytes)? {
-            (1, payload) => contents(what, &[payload, &payload_of(&Scrubs::default())].concat()),
-            (_, payload) => contents(what, payload),
-        }
+        contents(what, open(what, SNAPSHOT_MAGIC, SNAPSHOT_VERSION, bytes)?)
     }
 }
 
-fn payload_of(value: &impl Serialize) -> Vec<u8> {
-    postcard::to_stdvec(value).expect("maps, strings and numbers in memory always encode")
-}
-
 fn seal(magic: [u8; 2], version: u16, value: &impl Serialize) -> Vec<u8> {
-    let payload = payload_of(value);
+    let payload = postcard::to_stdvec(value).expect("maps, strings and numbers in memory always encode");
     let mut bytes = Vec::with_capacity(ENVELOPE_BYTES + payload.len());
     bytes.extend_from_slice(&magic);
     bytes.extend_from_slice(&version.to_le_bytes());
@@ -70,8 +61,8 @@ fn seal(magic: [u8; 2], version: u16, value: &impl Serialize) -> Vec<u8> {
     bytes
 }
 
-/// The version and the payload, which is whole.
-fn open<'a>(what: &'static str, magic: [u8; 2], known: u16, bytes: &'a [u8]) -> Result<(u16, &'a [u8]), FormatError> {
+/// The payload, which is whole and of a version that is known.
+fn open<'a>(what: &'static str, magic: [u8; 2], known: u16, bytes: &'a [u8]) -> Result<&'a [u8], FormatError> {
     let Some(([m0, m1, v0, v1, c0, c1, c2, c3], payload)) = bytes.split_first_chunk::<ENVELOPE_BYTES>() else {
         return Err(FormatError::Short { what, len: bytes.len() });
     };
@@ -87,7 +78,7 @@ fn open<'a>(what: &'static str, magic: [u8; 2], known: u16, bytes: &'a [u8]) -> 
     if found != expected {
         return Err(FormatError::Checksum { what, expected, found });
     }
-    Ok((version, payload))
+    Ok(payload)
 }
 
 fn contents<T: DeserializeOwned>(what: &'static str, payload: &[u8]) -> Result<T, FormatError> {

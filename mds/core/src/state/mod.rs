@@ -77,7 +77,6 @@ pub struct ClusterState {
     gateways: BTreeMap<String, GatewayRecord>,
     barriers: BTreeMap<u64, Barrier>,
     next: NextIds,
-    /// The last field: format.rs knows that version 1 ends before it.
     scrubs: Scrubs,
 }
 
