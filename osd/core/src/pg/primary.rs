@@ -41,6 +41,8 @@ pub(super) struct Primary {
     /// Reads that wait for leases (R5).
     pub unleased: VecDeque<Queued>,
     pub unleased_since: Tick,
+    /// Zeroes that change nothing, whose answers wait for leases; their blocks are taken.
+    pub idle_zeroes: Vec<Proposal>,
     /// Until when each member's lease runs, by this OSD's clock.
     pub leases: BTreeMap<OsdId, Tick>,
     pub lease_asked: BTreeMap<OsdId, Tick>,
@@ -152,6 +154,7 @@ impl Primary {
             reads: BTreeMap::new(),
             unleased: VecDeque::new(),
             unleased_since: Tick(0),
+            idle_zeroes: Vec::new(),
             leases: BTreeMap::new(),
             lease_asked: BTreeMap::new(),
             joins: BTreeMap::new(),
@@ -170,6 +173,10 @@ impl Primary {
             scrub: Scrub::Idle,
             timer_at: None,
         }
+    }
+
+    pub(super) fn awaits_leases(&self) -> bool {
+        !self.unleased.is_empty() || !self.idle_zeroes.is_empty()
     }
 
     /// A read that is repeated while it waits is answered once, on the newer connection.
@@ -502,7 +509,7 @@ impl Pg {
         let (pg, now) = (self.id, env.now);
         let Some(primary) = self.primary() else { return };
         let has_work = primary.chunks.values().any(|c| !c.chain.is_empty())
-            || !primary.unleased.is_empty()
+            || primary.awaits_leases()
             || !primary.uncredited.is_empty()
             || primary.credit.values().any(|line| line.granted > line.used)
             || !primary.joins.is_empty()
@@ -525,7 +532,7 @@ impl Pg {
                 late.extend(in_flight.waiting.iter().copied().filter(|m| *m != me));
             }
         }
-        if !primary.unleased.is_empty() && primary.unleased_since + MEMBER_PATIENCE <= now {
+        if primary.awaits_leases() && primary.unleased_since + MEMBER_PATIENCE <= now {
             let awaited = in_sync.iter().chain(&primary.pending_add);
             late.extend(
                 awaited.copied().filter(|m| *m != me && primary.leases.get(m).is_none_or(|until| *until <= now)),

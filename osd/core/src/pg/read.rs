@@ -1,7 +1,7 @@
 //! Reads at the primary. R5: served only under unexpired leases of everybody who is awaited by writes, checked when the data
 //! is in hand. R6: never past an undecided write to the same blocks (`start_queued` sees to it).
 
-use super::primary::{Queued, ReadOp, refusal};
+use super::primary::{Proposal, Queued, ReadOp, refusal};
 use super::repair::Waiting;
 use super::{Pending, Pg};
 use crate::env::Env;
@@ -20,7 +20,7 @@ impl Pg {
         if !self.has_leases::<P>(env.me(), env.now) {
             let now = env.now;
             if let Some(primary) = self.primary() {
-                if primary.unleased.is_empty() {
+                if !primary.awaits_leases() {
                     primary.unleased_since = now;
                 }
                 primary.unleased.push_back(queued);
@@ -50,7 +50,7 @@ impl Pg {
 
     /// Asks for leases that are missing.
     pub(super) fn ask_leases<P: Policy>(&mut self, env: &mut Env<P>) {
-        if self.primary().is_none_or(|p| p.unleased.is_empty()) {
+        if self.primary().is_none_or(|p| !p.awaits_leases()) {
             return;
         }
         let lessors: Vec<OsdId> = self.lessors(env.me()).collect();
@@ -96,6 +96,30 @@ impl Pg {
             primary.chunks.entry(chunk).or_default().queue.push_back(queued);
             self.start_queued(chunk, env);
         }
+        let zeroes = self.primary().map(|p| std::mem::take(&mut p.idle_zeroes)).unwrap_or_default();
+        for zero in zeroes {
+            self.propose(zero, env);
+        }
+    }
+
+    /// Answers a zero in whose range nothing was ever written: it changes nothing, so nobody need have it. But as with a read it takes leases to
+    /// know that nobody else has written there meanwhile (R5). Repeated after its answer was lost it is judged anew, which does no harm: it
+    /// then takes effect there and then.
+    pub(super) fn answer_idle_zero<P: Policy>(&mut self, zero: Proposal, env: &mut Env<P>) {
+        let now = env.now;
+        if self.has_leases::<P>(env.me(), now) {
+            self.renew_leases(env);
+            let (chunk, op) = (zero.request.chunk, zero.request.op);
+            self.finish_begun(chunk, op, IoStatus::Ok, env);
+            return;
+        }
+        let Some(primary) = self.primary() else { return };
+        if !primary.awaits_leases() {
+            primary.unleased_since = now;
+        }
+        primary.idle_zeroes.push(zero);
+        self.ask_leases(env);
+        self.keep_timer(env);
     }
 
     pub(super) fn on_client_read<P: Policy>(

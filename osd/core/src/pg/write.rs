@@ -137,8 +137,13 @@ impl Pg {
         self.propose(proposal, env);
     }
 
-    /// Old contents could not be had: nothing was done.
+    /// Old contents or space could not be had: nothing was done.
     pub(super) fn fail_write<P: Policy>(&mut self, chunk: ChunkId, op: OpId, status: IoStatus, env: &mut Env<P>) {
+        self.finish_begun(chunk, op, status, env);
+    }
+
+    /// Answers a begun request that leaves no record.
+    pub(super) fn finish_begun<P: Policy>(&mut self, chunk: ChunkId, op: OpId, status: IoStatus, env: &mut Env<P>) {
         self.end_begun(chunk, op, env);
         self.answer(op, status, env);
     }
@@ -173,9 +178,17 @@ impl Pg {
         (in_sync, joiners)
     }
 
-    fn propose<P: Policy>(&mut self, proposal: Proposal, env: &mut Env<P>) {
+    /// A whole-block change whose blocks are taken.
+    pub(super) fn propose<P: Policy>(&mut self, mut proposal: Proposal, env: &mut Env<P>) {
         if self.is_fenced_off(&proposal, env) {
             return;
+        }
+        if let Change::Zero { range } = &mut proposal.change {
+            // What was never written needs no record that it is absent: whoever discards a whole new volume would fill the index with them.
+            match env.store.touched(self.id, proposal.request.chunk, *range) {
+                Some(touched) => *range = touched,
+                None => return self.answer_idle_zero(proposal, env),
+            }
         }
         let blocks = match &proposal.change {
             Change::Write { range, .. } => u64::from(range.count()),

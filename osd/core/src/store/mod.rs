@@ -386,6 +386,12 @@ impl<P: Policy> Store<P> {
         self.state.pgs.get(&pg).into_iter().flat_map(move |m| m.prepared_of(chunk))
     }
 
+    /// The smallest part of a range, by whole quarters of the chunk, outside of which no block has ever been written, discarded or pushed, nor
+    /// is about to be by a prepared write; `None`: there is none such in the range.
+    pub fn touched(&self, pg: PgId, chunk: ChunkId, range: BlockRange) -> Option<BlockRange> {
+        self.state.touched(pg, chunk, range)
+    }
+
     /// In order of id, those behind `after`; at most `limit`.
     pub fn chunks(&self, pg: PgId, after: Option<ChunkId>, limit: usize) -> Vec<(ChunkId, ChunkVersions)> {
         let Some(mem) = self.state.pgs.get(&pg) else { return Vec::new() };

@@ -69,6 +69,11 @@ pub(super) struct QuarterView<'a> {
 }
 
 impl QuarterView<'_> {
+    /// Nothing of this quarter was ever written, discarded or pushed.
+    pub(super) fn is_empty(&self) -> bool {
+        self.active.is_none() && self.frozen.is_none() && self.page.is_none()
+    }
+
     /// `None`: ask the page.
     pub(super) fn get(&self, block: u8) -> Option<Slot> {
         self.active.and_then(|d| d.get(block)).or_else(|| self.frozen.and_then(|d| d.get(block)))
@@ -170,6 +175,22 @@ impl State {
             frozen: if is_frozen { mem.frozen.get(&(chunk, quarter)) } else { None },
             page: entry.pages[usize::from(quarter)],
         })
+    }
+
+    /// The smallest part of a range in which anything was ever written, by whole quarters; `None`: nothing was.
+    pub(super) fn touched(&self, pg: PgId, chunk: ChunkId, range: BlockRange) -> Option<BlockRange> {
+        let mem = self.pgs.get(&pg)?;
+        let is_touched = |quarter: u8| {
+            let slots = SLOTS as u16;
+            let whole = BlockRange::new(BlockIndex(u16::from(quarter) * slots), slots).expect("a quarter of a chunk");
+            let in_index = self.view(pg, chunk, quarter).is_some_and(|view| !view.is_empty());
+            in_index || mem.prepared_of(chunk).any(|p| p.write.change.range().overlaps(whole))
+        };
+        let touched: Vec<_> = quarters(range).filter(|(quarter, ..)| is_touched(*quarter)).collect();
+        let ((quarter, slot, _), (last, last_slot, count)) = (*touched.first()?, *touched.last()?);
+        let at = |quarter: u8, slot: u16| u16::from(quarter) * SLOTS as u16 + slot;
+        let (first, end) = (at(quarter, slot.into()), at(last, u16::from(last_slot) + count));
+        BlockRange::new(BlockIndex(first), end - first)
     }
 
     pub(super) fn prepare(&mut self, pg: PgId, write: WriteMeta, runs: Vec<Run>, data_good: bool) {

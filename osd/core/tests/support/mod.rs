@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test program uses a part of it")]
 
 pub mod model;
+pub mod node;
 pub mod workload;
 
 use ashlar_osd_core::store::Store;
