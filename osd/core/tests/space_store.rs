@@ -4,7 +4,7 @@
 mod support;
 
 use ashlar_osd_core::Honest;
-use ashlar_osd_core::store::api::{ReadKind, StoreOp};
+use ashlar_osd_core::store::api::{ReadKind, StoreError, StoreOp};
 use ashlar_osd_core::store::fsck::fsck;
 use ashlar_types::{BlockIndex, BlockRange, ChunkId, ChunkIndex, Epoch, LayerId, PgId, PoolId, Seq, Version};
 use ashlar_wire::{BlockState, PushedBlock};
@@ -99,6 +99,32 @@ fn a_full_disk_takes_overwrites_discards_and_deletes_and_gives_back_what_they_fr
         }
     }
     assert!(discards > 0);
+}
+
+/// Absences take index pages, too. The placement groups ask for no more than there is room for; if they ever do, the disk says so and stays
+/// as it is.
+#[test]
+fn a_disk_that_is_full_of_index_pages_is_taken_out_of_service() {
+    let config = config(4 * MIB, MIB / 4, true);
+    let disk = formatted(&config);
+    let mut rig: Rig<Honest> = Rig::mount(config, disk, 1);
+    let (mut model, mut workload) = (Model::default(), Workload::new(1));
+    for index in 0..2000 {
+        let op = workload.prepare_of(&model, PG, chunk(index), BlockRange::WHOLE, vec![]);
+        model.apply(&op);
+        rig.submit(op.op);
+        rig.run();
+        if rig.failed.is_some() {
+            break;
+        }
+        let newest = rig.store.versions(PG, chunk(index)).newest;
+        let commit = vec![(chunk(index), newest)];
+        rig.submit(StoreOp::Resolve { pg: PG, commit, rollback: vec![], rolled_back: vec![] });
+        rig.run();
+    }
+    assert!(matches!(rig.failed, Some(StoreError::Full { .. })), "{:?}", rig.failed);
+    let report = fsck(&mut |at, len| rig.disk.read_now(at, len), true);
+    assert!(report.is_clean(), "{report}");
 }
 
 #[test]

@@ -180,6 +180,11 @@ pub struct Space {
 pub enum StoreError {
     #[error("{op} of {len} bytes at {at} failed: {source}; the disk is taken out of service")]
     Device { op: &'static str, at: u64, len: u64, source: DiskError },
+    #[error(
+        "a checkpoint needs {need} blocks and {free} of {total} are free: the index has outgrown the reserve; this OSD cannot go on \
+         before it is moved to a larger disk"
+    )]
+    Full { need: u64, free: u64, total: u64 },
     #[error("this disk is not an Ashlar OSD (no superblock): {detail}")]
     NotAnOsd { detail: String },
     #[error("this disk belongs to {found_osd} of cluster {found_cluster}, not to {osd} of {cluster}")]

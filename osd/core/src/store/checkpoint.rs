@@ -5,6 +5,7 @@
 //! for the blocks they free, then directory pages, then the chain of checkpoint pages, then the superblock.
 //! Called by `store::Store::poll` and `on_disk`. Why so: docs/decisions/011-store-index-and-checkpoints.md.
 
+use super::api::StoreError;
 use super::cache::{CachedPage, PageCache};
 use super::delta::{Delta, release};
 use super::device::{Device, Purpose};
@@ -194,18 +195,20 @@ impl Checkpoint {
     }
 
     /// Does what can be done now: until something must come from the disk, or a window's worth.
-    pub(super) fn advance(&mut self, cx: &mut CheckpointContext<'_>) {
+    ///
+    /// # Errors
+    /// The disk is full beyond its reserve; this checkpoint goes no further.
+    pub(super) fn advance(&mut self, cx: &mut CheckpointContext<'_>) -> Result<(), StoreError> {
         loop {
             if self.loading > 0 || self.writes > WRITES_IN_FLIGHT_MAX {
-                return;
+                return Ok(());
             }
             match self.step {
                 Step::Merging => {
                     if self.window.is_empty() && !self.fill_with_frozen(cx) {
                         self.step = Step::Purging;
                     } else if self.loading == 0 {
-                        self.merge_window(cx);
-                        return;
+                        return self.merge_window(cx);
                     }
                 }
                 Step::Purging => {
@@ -216,12 +219,12 @@ impl Checkpoint {
                     }
                 }
                 Step::Leaves => {
-                    if !self.write_leaves(cx) {
+                    if !self.write_leaves(cx)? {
                         self.step = Step::Chain;
                     }
                 }
                 Step::Chain => {
-                    self.write_chain(cx);
+                    self.write_chain(cx)?;
                     self.step = Step::Writes;
                 }
                 Step::Writes if self.writes == 0 && cx.written + 1 >= self.point.seq => self.step = Step::Flush,
@@ -230,9 +233,9 @@ impl Checkpoint {
                     let at = self.superblock(cx.superblock).slot();
                     cx.device.start(Purpose::Superblock, DiskOp::Write { at, data: vec![page], through: false });
                     self.step = Step::SuperblockSent;
-                    return;
+                    return Ok(());
                 }
-                Step::Writes | Step::Flush | Step::SuperblockSent | Step::LastFlush | Step::Done => return,
+                Step::Writes | Step::Flush | Step::SuperblockSent | Step::LastFlush | Step::Done => return Ok(()),
             }
         }
     }
@@ -305,9 +308,9 @@ impl Checkpoint {
     }
 
     /// All pages of the window are here: writes new ones, with the deltas over them, to neighbouring blocks.
-    fn merge_window(&mut self, cx: &mut CheckpointContext<'_>) {
+    fn merge_window(&mut self, cx: &mut CheckpointContext<'_>) -> Result<(), StoreError> {
         let window = std::mem::take(&mut self.window);
-        let runs = cx.space.allocate_pages(window.len());
+        let runs = cx.space.allocate_pages(window.len())?;
         let mut bytes = aligned_payload(window.len() * PAGE_BYTES);
         bytes.resize(window.len() * PAGE_BYTES, 0);
         let addrs: Vec<BlockAddr> = runs.iter().flat_map(|run| run.blocks()).collect();
@@ -318,6 +321,7 @@ impl Checkpoint {
         }
         cx.device.stats.index_pages_written += addrs.len() as u64;
         self.write(cx, &runs, bytes);
+        Ok(())
     }
 
     fn merge(&mut self, cx: &mut CheckpointContext<'_>, wanted: &Wanted, addr: BlockAddr, out: &mut [u8]) {
@@ -356,7 +360,7 @@ impl Checkpoint {
     }
 
     /// Writes a window of changed leaves; false when there are no more.
-    fn write_leaves(&mut self, cx: &mut CheckpointContext<'_>) -> bool {
+    fn write_leaves(&mut self, cx: &mut CheckpointContext<'_>) -> Result<bool, StoreError> {
         let mut dirty = Vec::with_capacity(WINDOW_PAGES);
         while self.next_leaf < self.snapshot.len() && dirty.len() < WINDOW_PAGES {
             if self.snapshot[self.next_leaf].stored.is_none() {
@@ -365,9 +369,9 @@ impl Checkpoint {
             self.next_leaf += 1;
         }
         if dirty.is_empty() {
-            return false;
+            return Ok(false);
         }
-        let runs = cx.space.allocate_pages(dirty.len());
+        let runs = cx.space.allocate_pages(dirty.len())?;
         let mut bytes = aligned_payload(dirty.len() * PAGE_BYTES);
         bytes.resize(dirty.len() * PAGE_BYTES, 0);
         let addrs = runs.iter().flat_map(|run| run.blocks());
@@ -378,10 +382,10 @@ impl Checkpoint {
             leaf.stored = Some(Stored { addr, crc });
         }
         self.write(cx, &runs, bytes);
-        true
+        Ok(true)
     }
 
-    fn write_chain(&mut self, cx: &mut CheckpointContext<'_>) {
+    fn write_chain(&mut self, cx: &mut CheckpointContext<'_>) -> Result<(), StoreError> {
         let leaves: Vec<LeafRef> = self
             .snapshot
             .iter()
@@ -391,7 +395,7 @@ impl Checkpoint {
         let mut body = std::mem::take(&mut self.body);
         put_leaves(&mut body, &leaves);
         let pages = body.len().div_ceil(PAYLOAD_BYTES);
-        let runs = cx.space.allocate_pages(pages);
+        let runs = cx.space.allocate_pages(pages)?;
         self.chain = runs.iter().flat_map(|run| run.blocks()).collect();
         let mut bytes = aligned_payload(pages * PAGE_BYTES);
         bytes.resize(pages * PAGE_BYTES, 0);
@@ -405,6 +409,7 @@ impl Checkpoint {
             page.encode(payload, cx.identity, &mut bytes[i * PAGE_BYTES..(i + 1) * PAGE_BYTES]);
         }
         self.write(cx, &runs, bytes);
+        Ok(())
     }
 
     fn write(&mut self, cx: &mut CheckpointContext<'_>, runs: &[Run], bytes: BytesMut) {

@@ -351,7 +351,9 @@ impl<P: Policy> Store<P> {
         running.send_batches(&self.state, &mut self.device, writes_through);
         running.maybe_begin_checkpoint(&mut self.state, &mut self.device);
         let (state, cache, device) = (&mut self.state, &mut self.cache, &mut self.device);
-        running.advance_checkpoint(identity, state, cache, device, &mut self.events, uses_flush);
+        if let Err(full) = running.advance_checkpoint(identity, state, cache, device, &mut self.events, uses_flush) {
+            return self.fail(full);
+        }
         // A finished checkpoint makes room in the ring, or lets mount end.
         running.send_batches(&self.state, &mut self.device, writes_through);
         running.finish_mount(&mut self.events, uses_flush, P::DAMAGED_TAIL_VETOES);

@@ -1,6 +1,6 @@
 //! A mounted store at work: when batches, flushes and checkpoints start, and what follows when they end.
 
-use super::api::{StoreEvent, Token};
+use super::api::{StoreError, StoreEvent, Token};
 use super::cache::PageCache;
 use super::checkpoint::{Checkpoint, CheckpointContext, Root};
 use super::device::{Device, Purpose};
@@ -154,8 +154,8 @@ impl Running {
         device: &mut Device,
         events: &mut VecDeque<StoreEvent>,
         uses_flush: bool,
-    ) {
-        let Some(checkpoint) = &mut self.checkpoint else { return };
+    ) -> Result<(), StoreError> {
+        let Some(checkpoint) = &mut self.checkpoint else { return Ok(()) };
         let mut cx = CheckpointContext {
             identity,
             state,
@@ -165,14 +165,15 @@ impl Running {
             superblock: &self.superblock,
             written: self.log.written(),
         };
-        checkpoint.advance(&mut cx);
+        checkpoint.advance(&mut cx)?;
         while checkpoint.wants_flush() && !uses_flush {
             checkpoint.on_flushed();
-            checkpoint.advance(&mut cx);
+            checkpoint.advance(&mut cx)?;
         }
         if checkpoint.is_done() {
             self.finish_checkpoint(state, cache, device, events);
         }
+        Ok(())
     }
 
     fn finish_checkpoint(

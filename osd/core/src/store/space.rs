@@ -3,7 +3,7 @@
 //! then has ended. P2: writes leave a reserve that checkpoints live on, so deletes and recovery work on a full disk.
 
 use super::allocator::Allocator;
-use super::api::Space;
+use super::api::{Space, StoreError};
 use super::trim::TrimMap;
 use crate::format::{BlockAddr, Run};
 use std::collections::VecDeque;
@@ -50,6 +50,9 @@ impl SpaceKeeper {
 
     /// For data. What was promised as free is there, however many pages have come due since: they are in the reserve.
     pub(super) fn allocate_data(&mut self, blocks: u32) -> Vec<Run> {
+        if blocks == 0 {
+            return Vec::new();
+        }
         let free = self.allocator.free_blocks();
         assert!(u64::from(blocks) + self.reserve / 4 <= free, "P2: {blocks} blocks beyond the space that was promised");
         let mut runs = Vec::with_capacity(1);
@@ -58,10 +61,18 @@ impl SpaceKeeper {
     }
 
     /// For a checkpoint, from the reserve if need be.
-    pub(super) fn allocate_pages(&mut self, pages: usize) -> Vec<Run> {
+    ///
+    /// # Errors
+    /// Not even the reserve has them. What is on the disk stays as it is.
+    pub(super) fn allocate_pages(&mut self, pages: usize) -> Result<Vec<Run>, StoreError> {
+        let (free, total) = (self.allocator.free_blocks(), self.allocator.blocks());
+        let need = pages as u64;
+        let Some(count) = u32::try_from(pages).ok().filter(|_| need <= free) else {
+            return Err(StoreError::Full { need, free, total });
+        };
         let mut runs = Vec::with_capacity(1);
-        self.allocator.allocate(u32::try_from(pages).expect("bounded by the reserve"), &mut runs);
-        runs
+        self.allocator.allocate(count, &mut runs);
+        Ok(runs)
     }
 
     /// What freed them is durable; reads numbered below `next_read` may still look at them.
