@@ -25,6 +25,9 @@ const BACK_OFF: Duration = Duration::from_millis(200);
 /// A member that answers nothing for so long begins again: it may not have known this PG yet.
 const PATIENCE: Duration = Duration::from_millis(5000);
 const BACK_OFF_SPACE: Duration = Duration::from_millis(1000);
+/// A chunk that could not be read is tried again after this time, twice as long after each attempt.
+const UNREADABLE_AGAIN: Duration = Duration::from_millis(200);
+const UNREADABLE_DOUBLINGS_MAX: u32 = 5;
 
 #[derive(Debug)]
 pub(super) struct Join {
@@ -35,6 +38,8 @@ pub(super) struct Join {
     heard: Tick,
     /// Chunks that differ, with the version that the member has.
     todo: BTreeMap<ChunkId, Version>,
+    /// Those of `todo` that could not be read here: how often, and when they are tried again. Others go first.
+    unreadable: BTreeMap<ChunkId, (u32, Tick)>,
     reading: BTreeMap<ChunkId, Reading>,
     /// Sent and not answered.
     sent: BTreeMap<ChunkId, Sent>,
@@ -66,7 +71,8 @@ struct Reading {
 
 impl Join {
     fn new(number: u32, boot: BootId, stage: Stage, heard: Tick) -> Join {
-        Join { number, boot, stage, heard, todo: BTreeMap::new(), reading: BTreeMap::new(), sent: BTreeMap::new() }
+        let (todo, unreadable, reading, sent) = Default::default();
+        Join { number, boot, stage, heard, todo, unreadable, reading, sent }
     }
 
     /// Whether writes to this chunk go to the member: it has what came before, or that is on the way in the same stream.
@@ -288,14 +294,22 @@ impl Pg {
     }
 
     fn next_push<P: Policy>(&mut self, member: OsdId, env: &mut Env<P>) -> Option<(ChunkId, Version)> {
-        let pg = self.id;
+        let (pg, now) = (self.id, env.now);
         let primary = self.primary()?;
         let join = primary.joins.get(&member).filter(|j| matches!(j.stage, Stage::Pushing))?;
         if join.slots() >= WINDOW {
             return None;
         }
         let is_loaded = |chunk: &ChunkId| primary.chunks.get(chunk).is_none_or(|c| c.chain.iter().all(|w| w.is_loaded));
-        let (chunk, from) = join.todo.iter().find(|(chunk, _)| is_loaded(chunk)).map(|(c, v)| (*c, *v))?;
+        let mut readable = join.todo.iter().filter(|(c, _)| !join.unreadable.contains_key(c));
+        let again = join.unreadable.iter().filter(|(c, (_, at))| *at <= now && join.todo.contains_key(c) && is_loaded(c));
+        let (chunk, from) = match readable.find(|(chunk, _)| is_loaded(chunk)) {
+            Some((chunk, from)) => (*chunk, *from),
+            None => {
+                let (chunk, _) = again.min_by_key(|(_, (_, at))| *at)?;
+                (*chunk, *join.todo.get(chunk)?)
+            }
+        };
         env.take_push_slot(pg).then_some((chunk, from))
     }
 
@@ -346,9 +360,7 @@ impl Pg {
         reading.awaited.clear();
         if !outcome.bad.is_empty() {
             // What this primary's index said of the chunk is lost: it cannot bring anybody back.
-            self.cancel_push(member, chunk, true, env);
-            self.repair_for(super::repair::Waiting::Nobody, &outcome, env);
-            env.wake_in(pg, BACK_OFF);
+            self.on_unreadable(member, &outcome, env);
             return;
         }
         if outcome.committed != reading.to {
@@ -397,9 +409,7 @@ impl Pg {
             return;
         }
         if !outcome.bad.is_empty() {
-            self.cancel_push(member, chunk, true, env);
-            self.repair_for(super::repair::Waiting::Nobody, &outcome, env);
-            env.wake_in(self.id, BACK_OFF);
+            self.on_unreadable(member, &outcome, env);
             return;
         }
         reading.data.extend(outcome.range.iter().zip(outcome.data));
@@ -407,6 +417,26 @@ impl Pg {
         if reading.awaited.is_empty() {
             self.finish_push(member, chunk, env);
         }
+    }
+
+    /// A chunk cannot be read here. The member gets every other chunk first, and this one when it is repaired, or written anew.
+    fn on_unreadable<P: Policy>(&mut self, member: OsdId, outcome: &ReadOutcome, env: &mut Env<P>) {
+        let (pg, now, chunk) = (self.id, env.now, outcome.chunk);
+        self.cancel_push(member, chunk, true, env);
+        let Some(join) = self.primary().and_then(|p| p.joins.get_mut(&member)) else { return };
+        let (tries, at) = join.unreadable.entry(chunk).or_default();
+        let again = now + Duration::from_micros(UNREADABLE_AGAIN.as_micros() << (*tries).min(UNREADABLE_DOUBLINGS_MAX));
+        *tries += 1;
+        *at = again;
+        let is_first = *tries == 1;
+        if is_first {
+            let blocks = outcome.bad.len();
+            env.warn(format!("{pg}: {blocks} blocks of {chunk} cannot be read: {member} cannot join before they are good"));
+        }
+        let waiting = if is_first { super::repair::Waiting::Joiner } else { super::repair::Waiting::Nobody };
+        self.repair_for(waiting, outcome, env);
+        env.wake(pg, again);
+        self.drive_joins(env);
     }
 
     /// Gives up what was read of a chunk for a member, before it was sent; `again`: the chunk is pushed later.
@@ -438,6 +468,7 @@ impl Pg {
         let Some(join) = primary.joins.get_mut(&member) else { return false };
         let Some(reading) = join.reading.remove(&chunk) else { return false };
         let Reading { from, to, blocks, data, .. } = reading;
+        join.unreadable.remove(&chunk);
         if from == to {
             env.release_push_slots(1);
         } else {

@@ -22,6 +22,8 @@ const ROUNDS: u32 = 3;
 pub(super) enum Waiting {
     Read(Queued),
     Merge(Queued),
+    /// A member that joins: it is told of the chunk later; that a block is lost is said and counted.
+    Joiner,
     /// A scrub or a fetch found it; nobody waits.
     Nobody,
 }
@@ -134,7 +136,7 @@ impl Pg {
         match waiting {
             Some(Waiting::Read(queued)) => self.fail_read(&queued, status, env),
             Some(Waiting::Merge(queued)) => self.fail_write(queued.request.chunk, queued.request.op, status, env),
-            Some(Waiting::Nobody) | None => {}
+            Some(Waiting::Joiner | Waiting::Nobody) | None => {}
         }
     }
 
@@ -194,7 +196,7 @@ impl Pg {
             match waiting {
                 Waiting::Read(queued) => self.begin_read(queued, env),
                 Waiting::Merge(queued) => self.begin_write(queued, env),
-                Waiting::Nobody => {}
+                Waiting::Joiner | Waiting::Nobody => {}
             }
         }
     }

@@ -1,0 +1,48 @@
+//! A primary brings members back (R8), also when its own disk or the member's makes trouble.
+
+mod support;
+
+use ashlar_types::OsdId;
+use ashlar_types::control::{ControlRequest, PgChange};
+use ashlar_wire::{IoKind, IoStatus, Message};
+use support::MIB;
+use support::node::{Node, chunk};
+
+fn is_proposed(node: &Node, member: u32) -> bool {
+    let add = PgChange::Add(OsdId(member));
+    node.controls.iter().any(|c| matches!(c, ControlRequest::PgChange { change, .. } if *change == add))
+}
+
+/// Where the only copy of a block with this data is.
+fn place_of(node: &Node, tag: u8) -> u64 {
+    let places = node.find_on_disk(tag);
+    assert_eq!(places.len(), 1, "one copy of {tag}");
+    places[0]
+}
+
+#[test]
+fn chunks_that_cannot_be_read_do_not_keep_the_others_from_a_joiner() {
+    let mut node = Node::new(16 * MIB);
+    node.lead(1, &[7], &[7], 1);
+    for index in 0..6 {
+        assert_eq!(node.request(chunk(index), IoKind::Write, 3..4, 100 + index as u8), Some(IoStatus::Ok));
+    }
+    for tag in [100, 101, 102] {
+        let at = place_of(&node, tag);
+        node.disk.make_unreadable(at);
+    }
+    node.lead(2, &[7, 8], &[7], 1);
+    assert_eq!(node.pushed_to(8), [chunk(3), chunk(4), chunk(5)]);
+    let said = node.warnings.iter().filter(|w| w.contains("cannot join")).count();
+    assert_eq!(said, 3, "once for each chunk: {:?}", node.warnings);
+    assert_eq!(node.osd.usage().lost_blocks, 3);
+    node.pass(60_000);
+    assert!(!is_proposed(&node, 8));
+    assert_eq!(node.osd.usage().lost_blocks, 3, "counted once");
+    for index in 0..3 {
+        assert_eq!(node.request(chunk(index), IoKind::Write, 3..4, 110), Some(IoStatus::Ok), "written anew");
+    }
+    node.pass(10_000);
+    assert_eq!(node.pushed_to(8).len(), 6);
+    assert!(is_proposed(&node, 8));
+}
