@@ -21,9 +21,11 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// Requests that one PG holds at a time; more are answered `Retry`.
 const OPS_MAX: usize = 8192;
-/// Commits told in one message, and commits remembered for a member whose link breaks.
+/// Commits told in one message.
 const COMMITS_MAX: usize = 256;
-const TOLD_MAX: usize = 512;
+/// Commits remembered for a member whose link breaks. What a member may not have heard of it was told after it was sent the last write that
+/// it has answered; so these are commits of writes that were under way at one time.
+const TOLD_MAX: usize = OPS_MAX;
 /// How long a commit may wait for a message to ride on.
 const COMMIT_DELAY: Duration = Duration::from_millis(3);
 /// How long a write may wait for a member before the member's removal is asked for.
@@ -57,8 +59,10 @@ pub(super) struct Primary {
     /// Since when the first of them has waited.
     pub uncredited_since: Tick,
     pub untold: BTreeMap<OsdId, BTreeMap<ChunkId, Version>>,
-    /// Told lately; told again when the link was made anew, for it may have been lost with the old one.
-    pub told: BTreeMap<OsdId, BTreeMap<ChunkId, Version>>,
+    /// Told lately, in order; told again when the link was made anew, for it may have been lost with the old one.
+    pub told: BTreeMap<OsdId, VecDeque<Told>>,
+    /// How often commits were told.
+    pub tellings: u64,
     pub untold_since: Option<Tick>,
     pub joins_begun: u32,
     pub scrub: Scrub,
@@ -66,6 +70,15 @@ pub(super) struct Primary {
     /// Chunks whose queues are to be looked at; a list, so that a long row of refused requests takes no stack.
     to_start: Vec<ChunkId>,
     is_starting: bool,
+}
+
+/// A commit that a member was told of and has not shown to have heard.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Told {
+    /// Which telling it was part of.
+    pub telling: u64,
+    pub chunk: ChunkId,
+    pub version: Version,
 }
 
 /// Credit that one member has given (design.md §4), in blocks of this epoch.
@@ -117,6 +130,8 @@ pub(super) struct InFlight {
     pub is_loaded: bool,
     pub waiting: BTreeSet<OsdId>,
     pub since: Tick,
+    /// Commits told up to this telling were sent before it: who answers it has heard of them.
+    pub telling: u64,
 }
 
 #[derive(Clone, Debug)]
@@ -166,6 +181,7 @@ impl Primary {
             uncredited_since: Tick(0),
             untold: BTreeMap::new(),
             told: BTreeMap::new(),
+            tellings: 0,
             untold_since: None,
             joins_begun: 0,
             to_start: Vec::new(),
@@ -248,6 +264,7 @@ impl Pg {
                 is_loaded: matches!(write.change, Change::Zero { .. }),
                 waiting: BTreeSet::new(),
                 since: now,
+                telling: 0,
             };
             primary.chunks.entry(write.chunk).or_default().chain.push_back(in_flight);
         }
@@ -422,16 +439,17 @@ impl Pg {
         let Some(since) = primary.untold_since else { return };
         let is_due = since + COMMIT_DELAY <= now;
         let epoch = primary.epoch;
-        let told = &mut primary.told;
+        primary.tellings += 1;
+        let (told, telling) = (&mut primary.told, primary.tellings);
         primary.untold.retain(|member, committed| {
             let rides = is_due || env.net.is_touched(*member) || committed.len() >= COMMITS_MAX;
             if !env.net.is_ready(*member) || !rides {
                 return true;
             }
             let told = told.entry(*member).or_default();
-            told.extend(committed.iter().map(|(chunk, version)| (*chunk, *version)));
+            told.extend(committed.iter().map(|(chunk, version)| Told { telling, chunk: *chunk, version: *version }));
             while told.len() > TOLD_MAX {
-                told.pop_first();
+                told.pop_front();
             }
             let committed = std::mem::take(committed).into_iter().collect();
             env.net.send(*member, Message::Commit(Commit { pg, epoch, committed }), env.now, &mut env.actions);
@@ -442,6 +460,15 @@ impl Pg {
         } else if !is_due {
             env.dirty.insert(pg);
             env.wake(pg, since + COMMIT_DELAY);
+        }
+    }
+
+    /// The member has answered what was sent after these, on the same link.
+    pub(super) fn has_heard(&mut self, member: OsdId, telling: u64) {
+        if let Some(told) = self.primary().and_then(|p| p.told.get_mut(&member)) {
+            while told.front().is_some_and(|t| t.telling <= telling) {
+                told.pop_front();
+            }
         }
     }
 
@@ -467,7 +494,7 @@ impl Pg {
         }
         let told = primary.told.remove(&member).unwrap_or_default();
         let untold = primary.untold.entry(member).or_default();
-        for (chunk, version) in told {
+        for Told { chunk, version, .. } in told {
             let newest = untold.entry(chunk).or_default();
             *newest = (*newest).max(version);
         }

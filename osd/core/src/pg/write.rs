@@ -399,7 +399,8 @@ impl Pg {
         let Some(primary) = self.primary() else { return };
         let ops = primary.chunks.entry(chunk).or_default();
         ops.begun.retain(|(o, _)| *o != write.op);
-        ops.chain.push_back(InFlight { write, payload, is_loaded: true, waiting, since: now });
+        let telling = primary.tellings;
+        ops.chain.push_back(InFlight { write, payload, is_loaded: true, waiting, since: now, telling });
         self.keep_timer(env);
     }
 
@@ -424,6 +425,8 @@ impl Pg {
         let Some(ops) = primary.chunks.get_mut(&chunk) else { return };
         let Some(in_flight) = ops.chain.iter_mut().find(|w| w.write.version == version) else { return };
         in_flight.waiting.remove(&from);
+        let telling = in_flight.telling;
+        self.has_heard(from, telling);
         self.try_commit(chunk, env);
     }
 
