@@ -2,6 +2,7 @@
 
 mod support;
 
+use ashlar_osd_core::DiskOp;
 use ashlar_types::OsdId;
 use ashlar_types::control::{ControlRequest, PgChange};
 use ashlar_wire::{IoKind, IoStatus, Message};
@@ -44,5 +45,25 @@ fn chunks_that_cannot_be_read_do_not_keep_the_others_from_a_joiner() {
     }
     node.pass(10_000);
     assert_eq!(node.pushed_to(8).len(), 6);
+    assert!(is_proposed(&node, 8));
+}
+
+/// R12: below min_size a write stays undecided, and whoever joins must have it.
+#[test]
+fn an_undecided_write_that_cannot_be_read_at_once_is_read_again() {
+    let mut node = Node::new(16 * MIB);
+    node.script = Box::new(|_, m| matches!(m, Message::Prepare(_)).then(Vec::new));
+    node.lead(1, &[7, 8], &[7, 8], 2);
+    assert_eq!(node.request(chunk(0), IoKind::Write, 0..1, 5), None);
+    let at = place_of(&node, 5);
+    let good = node.disk.read_now(at, 4096).expect("it is there");
+    node.disk.make_unreadable(at);
+    node.script = Box::new(|_, _| None);
+    node.lead(2, &[7, 8], &[7], 2);
+    node.pass(5000);
+    assert!(!is_proposed(&node, 8));
+    assert_eq!(node.warnings.iter().filter(|w| w.contains("undecided")).count(), 1, "{:?}", node.warnings);
+    node.disk.perform([DiskOp::Write { at, data: vec![good.into()], through: false }]);
+    node.pass(10_000);
     assert!(is_proposed(&node, 8));
 }

@@ -130,6 +130,8 @@ pub(super) struct InFlight {
     pub is_loaded: bool,
     pub waiting: BTreeSet<OsdId>,
     pub since: Tick,
+    /// Of a write kept from an earlier epoch: how often its data could not be read, and when it is tried again.
+    pub unread: Option<(u32, Tick)>,
     /// Commits told up to this telling were sent before it: who answers it has heard of them.
     pub telling: u64,
 }
@@ -264,6 +266,7 @@ impl Pg {
                 is_loaded: matches!(write.change, Change::Zero { .. }),
                 waiting: BTreeSet::new(),
                 since: now,
+                unread: None,
                 telling: 0,
             };
             primary.chunks.entry(write.chunk).or_default().chain.push_back(in_flight);
@@ -273,6 +276,24 @@ impl Pg {
                 let pending = Pending::AdoptedData { epoch, chunk, version };
                 env.read(self.id, chunk, change.range(), ReadKind::Prepared(version), pending);
             }
+        }
+    }
+
+    /// Nobody can be brought back without the data of such a write, so it is read until the disk gives it.
+    fn reread_adopted<P: Policy>(&mut self, env: &mut Env<P>) {
+        let now = env.now;
+        let Some(primary) = self.primary() else { return };
+        let epoch = primary.epoch;
+        let mut due = Vec::new();
+        for in_flight in primary.chunks.values_mut().flat_map(|c| &mut c.chain) {
+            if let Some((tries, _)) = in_flight.unread.filter(|(_, at)| *at <= now) {
+                in_flight.unread = Some((tries, Tick(u64::MAX)));
+                due.push((in_flight.write.chunk, in_flight.write.version, in_flight.write.change.range()));
+            }
+        }
+        for (chunk, version, range) in due {
+            let pending = Pending::AdoptedData { epoch, chunk, version };
+            env.read(self.id, chunk, range, ReadKind::Prepared(version), pending);
         }
     }
 
@@ -523,6 +544,7 @@ impl Pg {
         self.repeat_credit(env);
         self.return_credit(env);
         self.lose_patience_with_members(env);
+        self.reread_adopted(env);
         self.begin_joins(env);
         self.drive_joins(env);
         self.drive_floors(env);

@@ -22,6 +22,10 @@ const CREDIT_AHEAD: u64 = 512;
 /// A PG that has not written for so long gives its credit back.
 const CREDIT_IDLE: Duration = Duration::from_millis(1000);
 
+/// After how long the data of a write kept from an earlier epoch is read again that could not be read; twice as long after each attempt.
+const ADOPTED_AGAIN: Duration = Duration::from_millis(200);
+const ADOPTED_DOUBLINGS_MAX: u32 = 5;
+
 /// A write that waits for the old contents of its first or last block.
 #[derive(Debug)]
 pub(super) struct Merging {
@@ -400,7 +404,7 @@ impl Pg {
         let ops = primary.chunks.entry(chunk).or_default();
         ops.begun.retain(|(o, _)| *o != write.op);
         let telling = primary.tellings;
-        ops.chain.push_back(InFlight { write, payload, is_loaded: true, waiting, since: now, telling });
+        ops.chain.push_back(InFlight { write, payload, is_loaded: true, waiting, since: now, unread: None, telling });
         self.keep_timer(env);
     }
 
@@ -501,9 +505,20 @@ impl Pg {
         let Some(ops) = primary.chunks.get_mut(&chunk) else { return };
         let Some(write) = ops.chain.iter_mut().find(|w| w.write.version == version) else { return };
         if !outcome.bad.is_empty() {
-            env.warn(format!("{}: the data of undecided write {version} of {chunk} is damaged", self.id));
+            // It may have been acknowledged, so it is not given up. A disk's error may pass.
+            let tries = write.unread.map_or(0, |(tries, _)| tries);
+            let span = ADOPTED_AGAIN.as_micros() << tries.min(ADOPTED_DOUBLINGS_MAX);
+            write.unread = Some((tries + 1, env.now + Duration::from_micros(span)));
+            if tries == 0 {
+                env.warn(format!(
+                    "{}: the data of undecided write {version} of {chunk} cannot be read; trying again, nobody can join before",
+                    self.id
+                ));
+            }
+            self.keep_timer(env);
             return;
         }
+        write.unread = None;
         let mut payload = aligned_payload(outcome.range.bytes() as usize);
         outcome.data.iter().for_each(|block| payload.extend_from_slice(block));
         write.payload = payload.freeze();
