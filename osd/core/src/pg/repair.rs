@@ -14,7 +14,8 @@ use std::collections::BTreeMap;
 
 /// How long one member may take to answer before another is asked.
 const FETCH_PATIENCE: Duration = Duration::from_millis(300);
-/// How often all members are asked before a block is given up as lost.
+/// How often every member must have answered that it has no good copy before a block is given up as lost: one that had not yet heard of the
+/// block's commit has it the next time. One that doesn't answer may have it; it is waited for as long as it is in sync.
 const ROUNDS: u32 = 3;
 
 /// Requests that go on when a repair is done.
@@ -36,6 +37,8 @@ struct Repair {
     /// A good copy has come and is being written.
     is_writing: bool,
     tries: u32,
+    /// How often each member has answered in vain.
+    in_vain: BTreeMap<OsdId, u32>,
     waiting: Vec<Waiting>,
 }
 
@@ -83,6 +86,7 @@ impl Pg {
                 asked: None,
                 is_writing: false,
                 tries: 0,
+                in_vain: BTreeMap::new(),
                 waiting: vec![],
             });
             repair.waiting.extend(waiting.take());
@@ -102,13 +106,14 @@ impl Pg {
             if repair.is_writing || repair.asked.is_some_and(|(_, at)| now < at + FETCH_PATIENCE) {
                 continue;
             }
-            let is_hopeless = others.is_empty() || repair.tries >= ROUNDS * others.len() as u32;
-            if is_hopeless {
+            let has_hope = |m: &OsdId| repair.in_vain.get(m).is_none_or(|times| *times < ROUNDS);
+            let may_have_it: Vec<OsdId> = others.iter().copied().filter(has_hope).collect();
+            if may_have_it.is_empty() {
                 lost.push((*chunk, *block));
                 continue;
             }
-            let member = others[repair.tries as usize % others.len()];
-            repair.tries += 1;
+            let member = may_have_it[repair.tries as usize % may_have_it.len()];
+            repair.tries = repair.tries.wrapping_add(1);
             repair.asked = Some((member, now));
             let request =
                 FetchRequest { pg, epoch, chunk: *chunk, block: *block, stamp: repair.stamp, crc: repair.crc };
@@ -177,6 +182,7 @@ impl Pg {
             outcome == Outcome::Ok && payload.len() == BLOCK_BYTES as usize && Crc::of(&payload) == repair.crc;
         if !is_good || env.credit.available(env.store.space().recovery) == 0 {
             repair.asked = None;
+            *repair.in_vain.entry(from).or_default() += 1;
             self.drive_repairs(env);
             return;
         }
