@@ -92,8 +92,14 @@ impl Net {
         self.conns.get(&conn)
     }
 
-    /// Handles the first message of a connection.
+    /// Handles the first message of a connection. One that says hello again would be two peers, of which only the last is forgotten when it
+    /// closes: it is closed now.
     pub(crate) fn on_hello(&mut self, conn: ConnId, hello: Hello, mounted: bool, actions: &mut Vec<Action>) {
+        if self.conns.contains_key(&conn) {
+            self.on_closed(conn);
+            actions.push(Action::Close(conn));
+            return;
+        }
         let status = self.judge(&hello, mounted);
         let reply = HelloReply { osd: self.me, boot: self.boot, status };
         actions.push(Action::Send(conn, Message::HelloReply(reply)));
@@ -359,6 +365,11 @@ mod tests {
         fn hello(&mut self, session: u64, connection: u64) -> Option<ConnId> {
             self.last_conn += 1;
             let conn = ConnId(self.last_conn);
+            self.hello_on(conn, session, connection);
+            self.net.peer(conn).is_some().then_some(conn)
+        }
+
+        fn hello_on(&mut self, conn: ConnId, session: u64, connection: u64) {
             let client = ClientHello {
                 session: SessionId(session),
                 volume: VolumeId(session % 10),
@@ -368,7 +379,6 @@ mod tests {
             };
             let hello = Hello { cluster: ClusterId(7), to: OsdId(1), from: PeerHello::Client(client), connection };
             self.net.on_hello(conn, hello, true, &mut vec![]);
-            self.net.peer(conn).is_some().then_some(conn)
         }
     }
 
@@ -385,6 +395,19 @@ mod tests {
         assert_eq!(rig.hello(50_999, 4), None, "an older connection of one that ended lately");
         assert_eq!(rig.hello(50, 4), None, "an older connection of one that lives");
         assert!(living.iter().all(|conn| rig.net.peer(*conn).is_some()));
+    }
+
+    #[test]
+    fn a_connection_that_says_hello_twice_is_closed_with_all_that_it_said() {
+        let mut rig = Rig::new();
+        for session in 1..=2 * ENDED_SESSIONS_MAX as u64 {
+            let conn = rig.hello(session, 1).expect("welcome");
+            rig.hello_on(conn, 100_000 + session, 1);
+            assert!(rig.net.peer(conn).is_none(), "closed");
+            rig.net.on_closed(conn);
+        }
+        assert_eq!(rig.net.sessions.len(), ENDED_SESSIONS_MAX);
+        assert_eq!(rig.net.ended.len(), ENDED_SESSIONS_MAX);
     }
 
     #[test]
