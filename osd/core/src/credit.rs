@@ -73,6 +73,15 @@ impl CreditLedger {
         true
     }
 
+    /// Takes what a write needs out of a PG's credit, and what that lacks out of what nobody was promised: a primary of another version may
+    /// reckon otherwise than this OSD.
+    #[must_use]
+    pub(crate) fn spend_or_take(&mut self, pg: PgId, epoch: Epoch, blocks: u64, free: u64) -> bool {
+        let account = self.accounts.get(&pg).filter(|a| a.epoch == epoch);
+        let left = account.map_or(0, |a| a.granted - a.used).min(blocks);
+        blocks - left <= self.available(free) && self.spend(pg, epoch, left)
+    }
+
     /// What is granted and not used.
     pub(crate) fn outstanding(&self) -> u64 {
         self.outstanding
@@ -99,6 +108,19 @@ mod tests {
         assert!(!ledger.spend(a, Epoch(1), 1));
         assert!(!ledger.spend(a, Epoch(2), 1));
         assert_eq!(ledger.available(40), 0);
+    }
+
+    #[test]
+    fn what_credit_lacks_is_taken_from_what_nobody_was_promised() {
+        let (a, b) = (PgId::default(), PgId { index: 1, ..PgId::default() });
+        let mut ledger = CreditLedger::default();
+        ledger.request(a, Epoch(1), 10, 100);
+        ledger.request(b, Epoch(1), 80, 100);
+        assert!(ledger.spend_or_take(a, Epoch(1), 6, 100));
+        assert!(ledger.spend_or_take(a, Epoch(1), 14, 94));
+        assert_eq!(ledger.outstanding(), 80);
+        assert!(!ledger.spend_or_take(a, Epoch(1), 1, 80), "the rest is promised");
+        assert!(ledger.spend_or_take(a, Epoch(1), 0, 0));
     }
 
     #[test]

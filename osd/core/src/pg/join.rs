@@ -302,7 +302,8 @@ impl Pg {
         }
         let is_loaded = |chunk: &ChunkId| primary.chunks.get(chunk).is_none_or(|c| c.chain.iter().all(|w| w.is_loaded));
         let mut readable = join.todo.iter().filter(|(c, _)| !join.unreadable.contains_key(c));
-        let again = join.unreadable.iter().filter(|(c, (_, at))| *at <= now && join.todo.contains_key(c) && is_loaded(c));
+        let again =
+            join.unreadable.iter().filter(|(c, (_, at))| *at <= now && join.todo.contains_key(c) && is_loaded(c));
         let (chunk, from) = match readable.find(|(chunk, _)| is_loaded(chunk)) {
             Some((chunk, from)) => (*chunk, *from),
             None => {
@@ -431,7 +432,9 @@ impl Pg {
         let is_first = *tries == 1;
         if is_first {
             let blocks = outcome.bad.len();
-            env.warn(format!("{pg}: {blocks} blocks of {chunk} cannot be read: {member} cannot join before they are good"));
+            env.warn(format!(
+                "{pg}: {blocks} blocks of {chunk} cannot be read: {member} cannot join before they are good"
+            ));
         }
         let waiting = if is_first { super::repair::Waiting::Joiner } else { super::repair::Waiting::Nobody };
         self.repair_for(waiting, outcome, env);

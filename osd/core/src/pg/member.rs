@@ -5,9 +5,10 @@ use super::{Pending, Pg, Withheld, payload_matches, promised};
 use crate::ConnId;
 use crate::env::Env;
 use crate::policy::Policy;
+use crate::store::Store;
 use crate::store::api::{ReadKind, StoreOp};
 use ashlar_types::view::Fences;
-use ashlar_types::{BLOCK_BYTES, ChunkId, Epoch, OsdId, Version};
+use ashlar_types::{BLOCK_BYTES, BlockRange, ChunkId, Epoch, OsdId, Version};
 use ashlar_wire::{
     Change, Commit, CreditGrant, CreditRequest, Decide, Decided, FloorRaised, JoinChunks, JoinMeta, JoinStart, Message,
     Outcome, Prepare, Prepared, Promise, PromiseReply, Push, Pushed, RaiseFloor, Report, ReportedChunk, ReportedWrite,
@@ -70,16 +71,18 @@ impl Pg {
             }
             write.prev = newest;
         }
-        let blocks = match &write.change {
+        match &write.change {
             Change::Write { range, crcs } => {
                 if crcs.len() != usize::from(range.count()) || !payload_matches(payload, crcs) {
                     return Err(Outcome::BadChecksum);
                 }
-                u64::from(range.count())
             }
-            Change::Zero { .. } => 0,
+            Change::Zero { .. } => {}
         };
-        if env.credit.spend(self.id, epoch, blocks) || (epoch != promised && blocks <= env.store.space().free) {
+        let (blocks, free) = (self.cost_of(write.chunk, &write.change, env), env.store.space().free);
+        if env.credit.spend_or_take(self.id, epoch, blocks, free)
+            || (epoch != promised && blocks <= env.store.space().free)
+        {
             Ok(())
         } else {
             Err(Outcome::NoSpace)
@@ -379,6 +382,11 @@ impl Pg {
         let versions = env.store.versions(pg, chunk);
         let promised = promised(env, pg);
         let crcs: Vec<_> = blocks.iter().filter_map(|b| b.state.crc).collect();
+        let range = blocks
+            .first()
+            .zip(blocks.last())
+            .and_then(|(first, last)| BlockRange::new(first.block, (last.block.0 + 1).checked_sub(first.block.0)?));
+        let pages = range.map_or(0, Store::<P>::pages_of);
         let is_retired = env.store.pg(pg).is_some_and(|s| s.fences.retired.contains(chunk.layer));
         let refused = if is_retired {
             Some(Outcome::Missing)
@@ -388,7 +396,7 @@ impl Pg {
             Some(Outcome::Mismatch { newest: versions.newest })
         } else if payload.len() != crcs.len() * BLOCK_BYTES as usize || !payload_matches(&payload, &crcs) {
             Some(Outcome::BadChecksum)
-        } else if env.credit.available(env.store.space().recovery) < crcs.len() as u64 {
+        } else if env.credit.available(env.store.space().recovery) < crcs.len() as u64 + pages {
             Some(Outcome::NoSpace)
         } else {
             None

@@ -574,6 +574,8 @@ impl Pg {
     fn lose_patience_with_members<P: Policy>(&mut self, env: &mut Env<P>) {
         let (now, me) = (env.now, env.me());
         let in_sync = self.config.in_sync.clone();
+        let first = self.primary().and_then(|p| p.uncredited.front()).map(|p| (p.request.chunk, p.change.clone()));
+        let first_cost = first.map_or(0, |(chunk, change)| self.cost_of(chunk, &change, env));
         let Some(primary) = self.primary() else { return };
         let mut late: BTreeSet<OsdId> = BTreeSet::new();
         for ops in primary.chunks.values() {
@@ -590,7 +592,7 @@ impl Pg {
         if primary.uncredited_since + MEMBER_PATIENCE <= now
             && let Some(first) = primary.uncredited.front()
         {
-            let blocks = u64::from(first.change.range().count());
+            let blocks = first_cost;
             let joining = primary.joins.iter().filter(|(_, j)| j.covers(first.request.chunk)).map(|(m, _)| m);
             let is_short = |m: &OsdId| primary.credit.get(m).is_none_or(|l| l.granted - l.used < blocks);
             late.extend(in_sync.iter().chain(joining).copied().filter(|m| *m != me && is_short(m)));

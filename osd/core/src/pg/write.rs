@@ -6,6 +6,7 @@ use super::primary::{CreditLine, InFlight, Proposal, Queued, refusal};
 use super::{Pending, Pg};
 use crate::env::Env;
 use crate::policy::Policy;
+use crate::store::Store;
 use crate::store::api::{ReadKind, ReadOutcome, StoreOp, Token};
 use ashlar_types::control::PgChange;
 use ashlar_types::{
@@ -17,8 +18,10 @@ use ashlar_wire::{
 use bytes::Bytes;
 use std::collections::BTreeSet;
 
-/// How many blocks of credit are asked for beyond what is needed: a few large writes' worth.
+/// How many blocks of credit are asked for beyond what is needed: a few large writes' worth; where little is free only a small part of that, so
+/// that one PG doesn't hold what others need.
 const CREDIT_AHEAD: u64 = 512;
+const CREDIT_AHEAD_PART: u64 = 64;
 /// A PG that has not written for so long gives its credit back.
 const CREDIT_IDLE: Duration = Duration::from_millis(1000);
 
@@ -194,11 +197,16 @@ impl Pg {
                 None => return self.answer_idle_zero(proposal, env),
             }
         }
-        let blocks = match &proposal.change {
-            Change::Write { range, .. } => u64::from(range.count()),
-            Change::Zero { .. } => 0,
-        };
+        let blocks = self.cost_of(proposal.request.chunk, &proposal.change, env);
         let now = env.now;
+        if let Change::Zero { range } = proposal.change {
+            // On a full disk discards give space back, but only as fast as checkpoints can follow.
+            let pages = Store::<P>::pages_of(range);
+            if env.credit.available(env.store.space().free) < pages && !env.store.has_reserve_for(pages) {
+                self.fail_write(proposal.request.chunk, proposal.request.op, IoStatus::Retry, env);
+                return;
+            }
+        }
         let is_first = self.primary().is_some_and(|p| p.uncredited.is_empty());
         if blocks == 0 || (is_first && self.take_credit(proposal.request.chunk, blocks, env)) {
             self.replicate(proposal, env);
@@ -208,6 +216,15 @@ impl Pg {
             }
             primary.uncredited.push_back(proposal);
             self.keep_timer(env);
+        }
+    }
+
+    /// The space credit that a change needs at each participant, who all reckon the same: the blocks of a write and the index pages that it
+    /// makes due; of a zero the pages that nobody had, for the others replace one when the checkpoint ends, within the reserve.
+    pub(super) fn cost_of<P: Policy>(&self, chunk: ChunkId, change: &Change, env: &Env<P>) -> u64 {
+        match change {
+            Change::Write { range, .. } => u64::from(range.count()) + Store::<P>::pages_of(*range),
+            Change::Zero { range } => env.store.untouched_quarters(self.id, chunk, *range),
         }
     }
 
@@ -223,7 +240,7 @@ impl Pg {
         for member in &everyone {
             let line = primary.credit.entry(*member).or_default();
             if line.granted - line.used < blocks && *member == me {
-                line.granted = env.credit.request(pg, epoch, line.used + blocks + CREDIT_AHEAD, free);
+                line.granted = env.credit.request(pg, epoch, line.used + blocks + credit_ahead(free), free);
             }
             if line.granted - line.used >= blocks {
                 continue;
@@ -263,11 +280,15 @@ impl Pg {
 
     /// Asks a member for credit that some writes lack.
     pub(super) fn ask_credit<P: Policy>(&mut self, member: OsdId, blocks: u64, env: &mut Env<P>) {
+        // The members of a PG are about equally full.
+        let free = env.store.space().free;
         let (pg, epoch) = (self.id, self.config.epoch);
         let Some(primary) = self.primary() else { return };
-        let queued: u64 = primary.uncredited.iter().map(|p| u64::from(p.change.range().count())).sum();
+        let ahead = credit_ahead(free);
+        // Each block may be in a quarter of its own.
+        let queued: u64 = primary.uncredited.iter().map(|p| 2 * u64::from(p.change.range().count())).sum();
         let line = primary.credit.entry(member).or_default();
-        let wanted = line.used + blocks + queued.min(CREDIT_AHEAD) + CREDIT_AHEAD;
+        let wanted = line.used + blocks + queued.min(CREDIT_AHEAD) + ahead;
         if line.wanted < wanted {
             line.wanted = wanted;
             let request = CreditRequest { pg, epoch, wanted_total: wanted, is_return: false };
@@ -324,8 +345,8 @@ impl Pg {
     /// space before any of it is applied (design.md §4).
     fn retry_uncredited<P: Policy>(&mut self, refused_by: Option<OsdId>, env: &mut Env<P>) {
         while let Some(proposal) = self.primary().and_then(|p| p.uncredited.pop_front()) {
-            let Change::Write { range, .. } = &proposal.change else { unreachable!("a zero needs no credit") };
-            let (chunk, op, blocks) = (proposal.request.chunk, proposal.request.op, u64::from(range.count()));
+            let (chunk, op) = (proposal.request.chunk, proposal.request.op);
+            let blocks = self.cost_of(chunk, &proposal.change, env);
             let is_short = |line: Option<&CreditLine>| line.is_none_or(|l| l.granted - l.used < blocks);
             let (in_sync, joiners) = self.participants(chunk, !P::WRITE_ON_MISSING_CHUNK);
             let takes_part = |m: &OsdId| in_sync.contains(m) || joiners.contains(m);
@@ -525,6 +546,10 @@ impl Pg {
         write.is_loaded = true;
         self.drive_joins(env);
     }
+}
+
+fn credit_ahead(free: u64) -> u64 {
+    CREDIT_AHEAD.min(free / CREDIT_AHEAD_PART)
 }
 
 /// Lays a request's fragments over the old contents of the blocks that it covers only partly.

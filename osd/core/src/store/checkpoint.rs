@@ -89,6 +89,8 @@ pub(super) struct Checkpoint {
     body: Vec<u8>,
     /// The last frozen delta that was taken.
     cursor: Option<(PgId, ChunkId, u8)>,
+    /// Index pages that are not written yet.
+    pages_left: usize,
     window: Vec<Wanted>,
     loading: usize,
     purge: Vec<Purge>,
@@ -119,6 +121,7 @@ impl Checkpoint {
         assert!(!state.is_merging, "one checkpoint at a time");
         state.generation = state.generation.wrapping_add(1) & (u32::MAX >> 1);
         state.is_merging = true;
+        let pages_left = state.active_pages;
         (state.reclaimable, state.zeroed, state.active_pages) = (0, 0, 0);
         let mut body = Vec::new();
         put_pg_count(&mut body, state.pgs.len());
@@ -146,6 +149,7 @@ impl Checkpoint {
             order,
             body,
             cursor: None,
+            pages_left,
             window: Vec::new(),
             loading: 0,
             purge: std::mem::take(&mut state.purge),
@@ -155,6 +159,10 @@ impl Checkpoint {
             writes: 0,
             chain: Vec::new(),
         }
+    }
+
+    pub(super) fn pages_left(&self) -> usize {
+        self.pages_left
     }
 
     pub(super) fn wants_flush(&self) -> bool {
@@ -320,6 +328,7 @@ impl Checkpoint {
             cx.cache.insert(addrs[i], CachedPage::Good(Bytes::copy_from_slice(&bytes[at])));
         }
         cx.device.stats.index_pages_written += addrs.len() as u64;
+        self.pages_left -= addrs.len();
         self.write(cx, &runs, bytes);
         Ok(())
     }

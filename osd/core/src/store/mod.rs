@@ -394,6 +394,16 @@ impl<P: Policy> Store<P> {
         self.state.touched(pg, chunk, range)
     }
 
+    /// Quarters of the range in which nothing was ever written: each gets an index page that stays if it is written now.
+    pub fn untouched_quarters(&self, pg: PgId, chunk: ChunkId, range: BlockRange) -> u64 {
+        self.state.untouched_quarters(pg, chunk, range)
+    }
+
+    /// How many index pages a change to these blocks makes due, at most: what a write costs beside its data.
+    pub fn pages_of(range: BlockRange) -> u64 {
+        state::quarters(range).count() as u64
+    }
+
     /// In order of id, those behind `after`; at most `limit`.
     pub fn chunks(&self, pg: PgId, after: Option<ChunkId>, limit: usize) -> Vec<(ChunkId, ChunkVersions)> {
         let Some(mem) = self.state.pgs.get(&pg) else { return Vec::new() };
@@ -412,8 +422,16 @@ impl<P: Policy> Store<P> {
 
     pub fn space(&self) -> Space {
         match &self.phase {
-            Phase::Running(running) => running.space.space(self.state.active_pages as u64),
+            Phase::Running(running) => running.space(&self.state),
             Phase::New | Phase::Mounting(_) | Phase::Failed => Space::default(),
+        }
+    }
+
+    /// Whether a discard may make so many index pages due without space for them: they replace others when the checkpoint ends.
+    pub fn has_reserve_for(&self, pages: u64) -> bool {
+        match &self.phase {
+            Phase::Running(running) => running.has_reserve_for(pages, &self.state),
+            Phase::New | Phase::Mounting(_) | Phase::Failed => false,
         }
     }
 

@@ -3,7 +3,7 @@
 use super::api::{PreparedWrite, StoreError};
 use super::directory::Directory;
 use super::log_scan::{LogScan, Ring};
-use super::state::{PgMem, PreparedEntry, State};
+use super::state::{PgMem, PreparedEntry, State, pages_of};
 use crate::DiskResult;
 use crate::format::checkpoint::{CheckpointBody, LeafRef, PreparedRecord};
 use crate::format::log_record::Record;
@@ -74,7 +74,7 @@ impl Replay {
         state.pgs.clear();
         state.released.clear();
         state.purge.clear();
-        (state.reclaimable, state.zeroed, state.active_pages) = (0, 0, 0);
+        (state.reclaimable, state.zeroed, state.active_pages, state.prepared_pages) = (0, 0, 0, 0);
         state.damaged = superblock.damaged;
         for (pg, directory) in &self.directories {
             state.pgs.insert(*pg, PgMem { directory: directory.clone(), ..PgMem::default() });
@@ -83,6 +83,7 @@ impl Replay {
             state.pg_mut(*pg).state = pg_state.clone();
         }
         for PreparedRecord { pg, data_good, write, runs } in &self.body.prepared {
+            state.prepared_pages += pages_of(write);
             let mem = state.pg_mut(*pg);
             let fits = mem.directory.get(write.chunk).is_some() && mem.versions(write.chunk).newest == write.prev;
             if !fits {

@@ -1,6 +1,6 @@
 //! A mounted store at work: when batches, flushes and checkpoints start, and what follows when they end.
 
-use super::api::{StoreError, StoreEvent, Token};
+use super::api::{Space, StoreError, StoreEvent, Token};
 use super::cache::PageCache;
 use super::checkpoint::{Checkpoint, CheckpointContext, Root};
 use super::device::{Device, Purpose};
@@ -84,9 +84,25 @@ impl Running {
         }
     }
 
+    /// Index pages that are to be written: by the running checkpoint, by the next one, and for prepared writes when they commit.
+    fn pages_due(&self, state: &State) -> u64 {
+        let running = self.checkpoint.as_ref().map_or(0, Checkpoint::pages_left);
+        (running + state.active_pages + state.prepared_pages) as u64
+    }
+
+    /// What is free beyond the index pages that are due.
+    pub(super) fn space(&self, state: &State) -> Space {
+        self.space.space(self.pages_due(state))
+    }
+
+    /// Whether so many pages more can come out of the reserve for a while, which keeps the other half for directory and checkpoint.
+    pub(super) fn has_reserve_for(&self, pages: u64, state: &State) -> bool {
+        self.pages_due(state) + pages <= self.space.reserve() / 2
+    }
+
     pub(super) fn send_batches(&mut self, state: &State, device: &mut Device, through: bool) {
         // On a disk that is nearly full nobody is refused for blocks that a record in memory would free.
-        if self.space.space(state.active_pages as u64).free < self.space.reserve() {
+        if self.space(state).free < self.space.reserve() {
             self.log.settle();
         }
         // While a checkpoint runs, the pages that the next one must write stay within the reserve.
@@ -115,7 +131,7 @@ impl Running {
             return pending.wants_checkpoint;
         }
         let purgeable = PAGE_WORTH * state.purge.len() as u64;
-        let free = self.space.space(state.active_pages as u64).free;
+        let free = self.space(state).free;
         self.log.used_bytes() > self.log.ring_bytes() / 2
             || self.log.is_blocked()
             || state.active_pages as u64 > self.space.reserve() / 8

@@ -37,7 +37,7 @@ impl SpaceKeeper {
         self.reserve
     }
 
-    /// `pages_due`: index pages that the next checkpoint may have to add.
+    /// `pages_due`: index pages that checkpoints may have to add.
     pub(super) fn space(&self, pages_due: u64) -> Space {
         let free = self.allocator.free_blocks() + self.trimming_blocks;
         Space {

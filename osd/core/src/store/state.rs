@@ -56,6 +56,8 @@ pub(super) struct State {
     /// Blocks that were zeroed since the last checkpoint began.
     pub zeroed: u64,
     pub active_pages: usize,
+    /// Quarters that prepared writes may add to those, each write by itself.
+    pub prepared_pages: usize,
     /// Plant `FORGOTTEN_RETRY_ID`.
     pub retry_ids_max: Option<usize>,
 }
@@ -177,20 +179,26 @@ impl State {
         })
     }
 
+    /// Whether anything was ever written in a quarter, or is about to be by a prepared write.
+    fn is_touched(&self, pg: PgId, chunk: ChunkId, quarter: u8) -> bool {
+        let slots = SLOTS as u16;
+        let whole = BlockRange::new(BlockIndex(u16::from(quarter) * slots), slots).expect("a quarter of a chunk");
+        let is_prepared = |mem: &PgMem| mem.prepared_of(chunk).any(|p| p.write.change.range().overlaps(whole));
+        self.view(pg, chunk, quarter).is_some_and(|view| !view.is_empty()) || self.pgs.get(&pg).is_some_and(is_prepared)
+    }
+
     /// The smallest part of a range in which anything was ever written, by whole quarters; `None`: nothing was.
     pub(super) fn touched(&self, pg: PgId, chunk: ChunkId, range: BlockRange) -> Option<BlockRange> {
-        let mem = self.pgs.get(&pg)?;
-        let is_touched = |quarter: u8| {
-            let slots = SLOTS as u16;
-            let whole = BlockRange::new(BlockIndex(u16::from(quarter) * slots), slots).expect("a quarter of a chunk");
-            let in_index = self.view(pg, chunk, quarter).is_some_and(|view| !view.is_empty());
-            in_index || mem.prepared_of(chunk).any(|p| p.write.change.range().overlaps(whole))
-        };
-        let touched: Vec<_> = quarters(range).filter(|(quarter, ..)| is_touched(*quarter)).collect();
-        let ((quarter, slot, _), (last, last_slot, count)) = (*touched.first()?, *touched.last()?);
+        let mut touched = quarters(range).filter(|(quarter, ..)| self.is_touched(pg, chunk, *quarter));
+        let (quarter, slot, count) = touched.next()?;
+        let (last, last_slot, count) = touched.last().unwrap_or((quarter, slot, count));
         let at = |quarter: u8, slot: u16| u16::from(quarter) * SLOTS as u16 + slot;
         let (first, end) = (at(quarter, slot.into()), at(last, u16::from(last_slot) + count));
         BlockRange::new(BlockIndex(first), end - first)
+    }
+
+    pub(super) fn untouched_quarters(&self, pg: PgId, chunk: ChunkId, range: BlockRange) -> u64 {
+        quarters(range).filter(|(quarter, ..)| !self.is_touched(pg, chunk, *quarter)).count() as u64
     }
 
     pub(super) fn prepare(&mut self, pg: PgId, write: WriteMeta, runs: Vec<Run>, data_good: bool) {
@@ -210,7 +218,9 @@ impl State {
         };
         mem.remember_id(&id, ids_max);
         let key = (write.chunk, write.version);
+        let pages = pages_of(&write);
         mem.prepared.insert(key, PreparedEntry { public: PreparedWrite { write, data_good }, runs });
+        self.prepared_pages += pages;
     }
 
     pub(super) fn resolve(
@@ -237,6 +247,7 @@ impl State {
             let Some((&key, _)) = mem.prepared.range(range).next() else { break };
             let entry = mem.prepared.remove(&key).expect("it was just found");
             committed = Some(key.1);
+            self.prepared_pages -= pages_of(&entry.public.write);
             let slots = slots_of_write(&entry.public.write, &entry.runs);
             let range = entry.public.write.change.range();
             Self::set_slots(
@@ -289,6 +300,7 @@ impl State {
             }
             let entry = mem.prepared.remove(&key).expect("it was just found");
             mem.forget_id(&entry.public.write);
+            self.prepared_pages -= pages_of(&entry.public.write);
             self.released.extend(entry.runs);
             if record {
                 mem.state.rolled_back.insert(key);
@@ -464,8 +476,9 @@ impl State {
     }
 
     pub(super) fn assert_invariants(&self) {
-        let mut pages = 0;
+        let (mut pages, mut prepared_pages) = (0, 0);
         for (pg, mem) in &self.pgs {
+            prepared_pages += mem.prepared.values().map(|p| pages_of(&p.public.write)).sum::<usize>();
             mem.directory.assert_invariants();
             pages += mem.active.len();
             assert!(mem.active.keys().all(|(c, _)| mem.directory.get(*c).is_some()), "S2: {pg}");
@@ -478,7 +491,12 @@ impl State {
             }
         }
         assert_eq!(pages, self.active_pages, "the number of deltas");
+        assert_eq!(prepared_pages, self.prepared_pages, "the quarters of prepared writes");
     }
+}
+
+pub(super) fn pages_of(write: &WriteMeta) -> usize {
+    quarters(write.change.range()).count()
 }
 
 fn slots_of_write<'a>(write: &'a WriteMeta, runs: &'a [Run]) -> Box<dyn Iterator<Item = Slot> + 'a> {

@@ -7,8 +7,8 @@ use ashlar_sim_disk::SimDisk;
 use ashlar_types::control::ControlRequest;
 use ashlar_types::view::{ClusterView, OsdInfo, PgConfig};
 use ashlar_types::{
-    AttachmentId, BLOCK_BYTES, BootId, ChunkId, ChunkIndex, ClusterId, Crc, Duration, Epoch, Generation,
-    LayerId, OpId, OpNumber, OsdId, PgId, PoolId, Revision, SessionId, StackRevision, Tick, Version, VolumeId,
+    AttachmentId, BLOCK_BYTES, BootId, ChunkId, ChunkIndex, ClusterId, Crc, Duration, Epoch, Generation, LayerId, OpId,
+    OpNumber, OsdId, PgId, PoolId, Revision, SessionId, StackRevision, Tick, Version, VolumeId,
 };
 use ashlar_wire::{
     ClientHello, CreditGrant, Decided, FloorRaised, Hello, HelloReply, HelloStatus, IoKind, IoRequest, IoStatus,
@@ -61,9 +61,7 @@ pub fn good_answers(message: &Message) -> Vec<Message> {
             let (chunk, version) = (m.write.chunk, m.write.version);
             Message::Prepared(Prepared { pg: m.pg, epoch: m.epoch, chunk, version, outcome: Outcome::Ok })
         }
-        Message::LeaseRequest(m) => {
-            Message::LeaseGrant(LeaseGrant { asked_at: m.asked_at, pgs: m.pgs.clone() })
-        }
+        Message::LeaseRequest(m) => Message::LeaseGrant(LeaseGrant { asked_at: m.asked_at, pgs: m.pgs.clone() }),
         Message::CreditRequest(m) if !m.is_return => {
             let (wanted_total, granted_total) = (m.wanted_total, m.wanted_total);
             Message::CreditGrant(CreditGrant { pg: m.pg, epoch: m.epoch, wanted_total, granted_total })
@@ -268,4 +266,3 @@ impl Node {
         self.settle();
     }
 }
-
