@@ -5,7 +5,7 @@ mod support;
 use ashlar_osd_core::DiskOp;
 use ashlar_types::OsdId;
 use ashlar_types::control::{ControlRequest, PgChange};
-use ashlar_wire::{IoKind, IoStatus, Message};
+use ashlar_wire::{CreditGrant, IoKind, IoStatus, Message};
 use support::MIB;
 use support::node::{Node, chunk};
 
@@ -66,4 +66,43 @@ fn an_undecided_write_that_cannot_be_read_at_once_is_read_again() {
     node.disk.perform([DiskOp::Write { at, data: vec![good.into()], through: false }]);
     node.pass(10_000);
     assert!(is_proposed(&node, 8));
+}
+
+/// A member that grants nothing, and takes no push of the last chunk.
+fn full_joiner() -> support::node::Script {
+    Box::new(|_, m| match m {
+        Message::CreditRequest(m) if !m.is_return => {
+            let (pg, epoch, wanted_total) = (m.pg, m.epoch, m.wanted_total);
+            Some(vec![Message::CreditGrant(CreditGrant { pg, epoch, wanted_total, granted_total: 0 })])
+        }
+        Message::Push(m) if m.chunk == chunk(1) => Some(vec![]),
+        _ => None,
+    })
+}
+
+#[test]
+fn a_full_member_that_joins_refuses_no_write() {
+    let mut node = Node::new(16 * MIB);
+    node.lead(1, &[7], &[7], 1);
+    for index in 0..2 {
+        assert_eq!(node.request(chunk(index), IoKind::Write, 0..1, 5), Some(IoStatus::Ok));
+    }
+    node.script = full_joiner();
+    node.lead(2, &[7, 8], &[7], 1);
+    assert_eq!(node.pushed_to(8), [chunk(0), chunk(1)]);
+    assert_eq!(node.request(chunk(0), IoKind::Write, 1..2, 5), Some(IoStatus::Ok));
+}
+
+#[test]
+fn a_full_member_is_not_asked_for_credit_without_end() {
+    let mut node = Node::new(16 * MIB);
+    node.script = Box::new(|_, m| matches!(m, Message::Prepare(_)).then(Vec::new));
+    node.lead(1, &[7, 8], &[7, 8], 2);
+    assert_eq!(node.request(chunk(0), IoKind::Write, 0..1, 5), None);
+    node.script = full_joiner();
+    node.sent.clear();
+    node.lead(2, &[7, 8], &[7], 2);
+    node.pass(5000);
+    let asked = node.sent.iter().filter(|(_, m)| matches!(m, Message::CreditRequest(_))).count();
+    assert!((2..20).contains(&asked), "{asked} times");
 }

@@ -40,6 +40,8 @@ pub(super) struct Join {
     todo: BTreeMap<ChunkId, Version>,
     /// Those of `todo` that could not be read here: how often, and when they are tried again. Others go first.
     unreadable: BTreeMap<ChunkId, (u32, Tick)>,
+    /// The credit that undecided writes need before their chunk can be pushed, if the member has not given it.
+    lacks: u64,
     reading: BTreeMap<ChunkId, Reading>,
     /// Sent and not answered.
     sent: BTreeMap<ChunkId, Sent>,
@@ -71,8 +73,8 @@ struct Reading {
 
 impl Join {
     fn new(number: u32, boot: BootId, stage: Stage, heard: Tick) -> Join {
-        let (todo, unreadable, reading, sent) = Default::default();
-        Join { number, boot, stage, heard, todo, unreadable, reading, sent }
+        let (todo, unreadable, lacks, reading, sent) = Default::default();
+        Join { number, boot, stage, heard, todo, unreadable, lacks, reading, sent }
     }
 
     /// Whether writes to this chunk go to the member: it has what came before, or that is on the way in the same stream.
@@ -167,6 +169,28 @@ impl Pg {
             self.start_queued(chunk, env);
         }
         self.repeat_credit(env);
+    }
+
+    /// A member that is not in sync has less space than a write or a push needs. That is no reason to refuse the write, which has room where it must
+    /// be; the member begins again later. Returns whether it was so.
+    pub(super) fn back_off_full_joiner<P: Policy>(&mut self, member: OsdId, env: &mut Env<P>) -> bool {
+        if self.config.is_in_sync(member) {
+            return false;
+        }
+        let Some(primary) = self.primary() else { return false };
+        let Some(join) = primary.joins.get(&member) else { return false };
+        let left = primary.credit.get(&member).map_or(0, |line| line.granted - line.used);
+        let mut needs = join.lacks;
+        let waiting = primary.uncredited.iter().filter(|p| join.covers(p.request.chunk));
+        let waiting: Vec<_> = waiting.map(|p| (p.request.chunk, p.change.clone())).collect();
+        for (chunk, change) in waiting {
+            needs = needs.max(self.cost_of(chunk, &change, env));
+        }
+        let is_short = left < needs;
+        if is_short {
+            self.back_off(member, BACK_OFF_SPACE, env);
+        }
+        is_short
     }
 
     fn back_off<P: Policy>(&mut self, member: OsdId, span: Duration, env: &mut Env<P>) {
@@ -512,8 +536,14 @@ impl Pg {
             })
             .sum();
         let line = primary.credit.entry(member).or_default();
-        if line.granted - line.used >= blocks {
+        let suffices = line.granted - line.used >= blocks;
+        if suffices {
             line.used += blocks;
+        }
+        if let Some(join) = primary.joins.get_mut(&member) {
+            join.lacks = if suffices { 0 } else { blocks };
+        }
+        if suffices {
             return true;
         }
         self.ask_credit(member, blocks, env);

@@ -423,7 +423,10 @@ impl Pg {
             env.credit.give_back(pg, epoch, wanted_total);
             return;
         }
-        let free = env.store.space().free;
+        // Who joins is recovered: what else its chunks take comes from the same part of the reserve.
+        let is_joining = self.joining.is_some_and(|(of, _)| of == epoch) && !self.config.is_in_sync(env.me());
+        let space = env.store.space();
+        let free = if is_joining { space.recovery } else { space.free };
         let granted_total = env.credit.request(pg, epoch, wanted_total, free);
         env.reply(conn, Message::CreditGrant(CreditGrant { pg, epoch, wanted_total, granted_total }));
     }

@@ -274,6 +274,9 @@ impl Pg {
         line.wanted = 0;
         // Less than was asked: the member is full, as far as it can know. What is still short is refused.
         let is_full = grant.granted_total < grant.wanted_total;
+        if is_full && self.back_off_full_joiner(from, env) {
+            return;
+        }
         self.retry_uncredited(is_full.then_some(from), env);
         self.drive_joins(env);
     }
