@@ -1,6 +1,6 @@
 //! One episode of each aim. An episode sets something off and says how long to wait before the next.
 
-use super::{Act, Condition, Faults, UNIFORM_KINDS};
+use super::{Act, Condition, Faults, LostBoot, UNIFORM_KINDS};
 use crate::aim::Aim;
 use crate::clock::{Instant, MS, SECOND};
 use crate::net::ProcId;
@@ -52,7 +52,7 @@ impl Faults {
             Aim::Joiner => self.joiner(world, config),
             Aim::LateView => self.late_view(world, config),
             Aim::RestartGrantor => self.restart_grantor(world, config, primary),
-            Aim::LostBoot => self.lost_boot(world, primary),
+            Aim::LostBoot => self.lost_boot(world, config, primary),
             Aim::SecondFailure => self.second_failure(world, config, primary),
             _ => self.below_min_size(world, config, primary),
         }
@@ -168,14 +168,29 @@ impl Faults {
         span
     }
 
-    /// The primary restarts at once, and nobody hears of it for a while.
-    fn lost_boot(&mut self, world: &mut World, primary: OsdId) -> Instant {
-        let span = self.rng.between(100, 1500) * MS;
-        let power = self.rng.permille(500);
-        let down = self.rng.between(2, 60) * MS;
-        world.crash_osd_silently(primary, power, down);
-        world.mute(ProcId::Osd(primary), self.rng.between(600, 1000), span);
-        span + self.rng.between(100, 1500) * MS
+    /// The primary restarts at once, and nobody hears of it for a while; often while a member joins, which has writes that the primary
+    /// and the others lost, and takes no part in reconciliation.
+    fn lost_boot(&mut self, world: &mut World, config: &PgConfig, primary: OsdId) -> Instant {
+        let boot = LostBoot {
+            power: self.rng.permille(700),
+            down: self.rng.between(2, 60) * MS,
+            mute_permille: self.rng.between(700, 1000),
+            are_peers_mute: self.rng.permille(800),
+            span: self.rng.between(100, 1500) * MS,
+        };
+        let rest = boot.span + self.rng.between(100, 1500) * MS;
+        let others: Vec<OsdId> = config.members.iter().copied().filter(|m| *m != primary).collect();
+        let other = self.rng.choose(&others).copied().filter(|_| self.rng.permille(600));
+        let Some(joiner) = other else {
+            boot.happen(world, primary);
+            return rest;
+        };
+        let down = self.rng.between(50, 600) * MS;
+        world.crash_osd_for(joiner, self.rng.permille(300), down);
+        let delay = self.rng.between(0, 300) * MS;
+        let act = Act::LosePrimaryBoot { pg: config.pg, boot };
+        self.when(world, Condition::Joining(config.pg, joiner), delay, act);
+        down + delay + rest + 500 * MS
     }
 
     fn lost_add(&mut self, world: &mut World) -> Instant {

@@ -8,6 +8,7 @@ mod episodes;
 
 use crate::aim::Aim;
 use crate::clock::{Instant, MS};
+use crate::net::ProcId;
 use crate::rng::Rng;
 use crate::world::World;
 use ashlar_types::{Epoch, OsdId, PgId};
@@ -26,6 +27,10 @@ pub(crate) enum Act {
         power: bool,
         down: Instant,
     },
+    LosePrimaryBoot {
+        pg: PgId,
+        boot: LostBoot,
+    },
     PauseOsd {
         osd: OsdId,
         span: Instant,
@@ -38,6 +43,17 @@ pub(crate) enum Act {
     TakeOver {
         volume: u32,
     },
+}
+
+/// A process restarts at once, and the metadata service doesn't hear of it: no supervisor testifies, and for a while so many calls in a
+/// thousand are lost, its own, and mostly also those of its peers, who see its connections break.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LostBoot {
+    power: bool,
+    down: Instant,
+    mute_permille: u64,
+    are_peers_mute: bool,
+    span: Instant,
 }
 
 /// What an act may wait for.
@@ -150,13 +166,28 @@ impl Faults {
                     world.crash_osd_for(osd, power, down);
                 }
             }
-            Act::PauseOsd { osd, span } => world.pause(crate::net::ProcId::Osd(osd), span),
+            Act::LosePrimaryBoot { pg, boot } => {
+                if let Some(osd) = world.truth.pgs.get(&pg).and_then(|c| c.primary) {
+                    boot.happen(world, osd);
+                }
+            }
+            Act::PauseOsd { osd, span } => world.pause(ProcId::Osd(osd), span),
             Act::CutFromPrimary { osd, pg, span } => {
                 if let Some(primary) = world.truth.pgs.get(&pg).and_then(|c| c.primary).filter(|p| *p != osd) {
-                    world.cut_both(crate::net::ProcId::Osd(osd), crate::net::ProcId::Osd(primary), span);
+                    world.cut_both(ProcId::Osd(osd), ProcId::Osd(primary), span);
                 }
             }
             Act::TakeOver { volume } => world.take_over(volume),
+        }
+    }
+}
+
+impl LostBoot {
+    pub(crate) fn happen(self, world: &mut World, osd: OsdId) {
+        world.crash_osd_silently(osd, self.power, self.down);
+        let muted: Vec<OsdId> = world.osds.keys().copied().filter(|o| self.are_peers_mute || *o == osd).collect();
+        for osd in muted {
+            world.mute(ProcId::Osd(osd), self.mute_permille, self.span);
         }
     }
 }

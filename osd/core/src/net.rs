@@ -88,6 +88,11 @@ impl Net {
         }
     }
 
+    /// Plant `BOOT_ID_IGNORED`: says the name of another process of this OSD from now on.
+    pub(crate) fn pose_as(&mut self, boot: BootId) {
+        self.boot = boot;
+    }
+
     pub(crate) fn peer(&self, conn: ConnId) -> Option<&Peer> {
         self.conns.get(&conn)
     }

@@ -202,7 +202,13 @@ impl<P: Policy> Osd<P> {
     }
 
     fn on_view(&mut self, view: ClusterView) {
-        if self.env.view.apply(view) && self.env.mounted {
+        let is_news = self.env.view.apply(view);
+        if P::BOOT_ID_IGNORED
+            && let Some(info) = self.env.view.osds.get(&self.env.me())
+        {
+            self.env.net.pose_as(info.boot);
+        }
+        if is_news && self.env.mounted {
             self.refresh_pgs();
         }
     }

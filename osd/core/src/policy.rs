@@ -21,7 +21,8 @@ pub trait Policy: std::fmt::Debug + 'static {
     const FORGOTTEN_RETRY_ID: bool = false;
     /// R12: `min_size` isn't checked when a write is answered.
     const MIN_SIZE_AT_ADMISSION_ONLY: bool = false;
-    /// R7: a restarted primary goes on in the epoch it held.
+    /// R7: a restarted primary goes on in the epoch it held, and by the name of the process that held it: clients and peers refuse
+    /// any other.
     const BOOT_ID_IGNORED: bool = false;
     /// §7: barriers are reported as passed without a floor.
     const FLOOR_SKIPPED: bool = false;
