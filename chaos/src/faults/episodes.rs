@@ -113,15 +113,23 @@ impl Faults {
     fn paused_primary(&mut self, world: &mut World, config: &PgConfig, primary: OsdId) -> Instant {
         let span = self.rng.between(300, 3500) * MS;
         let id = ProcId::Osd(primary);
-        match self.rng.below(3) {
+        let others: Vec<OsdId> = config.members.iter().copied().filter(|m| *m != primary).collect();
+        match self.rng.below(4) {
             0 => world.pause(id, span.max(1600 * MS)),
             1 => {
                 world.net.hold(id, world.now + span);
                 self.cut_from_mds(world, id, span);
             }
+            // It goes on with its peers until they promise; one of those has prepares under way when it does.
+            2 => {
+                let span = span.max(2600 * MS);
+                self.cut_from_mds(world, id, span);
+                if let Some(other) = self.rng.choose(&others).copied() {
+                    world.slow_disk(other, self.rng.between(10, 200), span);
+                }
+            }
             // A member stands still instead: the prepares that it has taken lie in its queue.
             _ => {
-                let others: Vec<OsdId> = config.members.iter().copied().filter(|m| *m != primary).collect();
                 if let Some(other) = self.rng.choose(&others).copied() {
                     world.pause(ProcId::Osd(other), self.rng.between(20, 700) * MS);
                 }
