@@ -208,7 +208,7 @@ pub enum ControlError {
     Exists { what: String, name: String },
     #[error("{0}")]
     Invalid(String),
-    #[error("volume {name:?} is attached to {holder}; detach it there, or use --force to take it over")]
+    #[error("volume {name:?} is attached to {holder}; detach it there, or take it over with `volume attach --force`")]
     Attached { name: String, holder: String },
     #[error("the volume is being taken over: waiting for {waiting_for}")]
     Fencing { waiting_for: String },
