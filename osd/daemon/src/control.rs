@@ -167,7 +167,9 @@ impl Control {
                     drop(permit);
                 });
             }
-            Err(_) => crate::counters::add(&self.shared.counters.control_dropped_total, 1),
+            Err(_) => {
+                self.shared.counters.control_dropped_total.fetch_add(1, Ordering::Relaxed);
+            }
         }
     }
 

@@ -45,7 +45,7 @@ counters! {
     /// Closed because their peer didn't read.
     connections_stalled_total
     connections_open
-    /// Requests to the metadata service dropped because too many waited.
+    /// Requests to the metadata service dropped because too many waited. Both threads count here.
     control_dropped_total
     usage_total_bytes
     usage_used_bytes
@@ -53,8 +53,9 @@ counters! {
     lost_blocks_total
 }
 
+/// For what the data thread alone counts: without a locked instruction, of which a batch would have ten.
 pub(crate) fn add(counter: &AtomicU64, n: u64) {
-    counter.fetch_add(n, Relaxed);
+    counter.store(counter.load(Relaxed).wrapping_add(n), Relaxed);
 }
 
 impl Counters {

@@ -383,7 +383,7 @@ impl<C: Core> Shell<C> {
     fn tell(&mut self, message: ToControl) -> bool {
         let told = self.outbox.try_send(message).is_ok();
         if !told {
-            add(&self.shared.counters.control_dropped_total, 1);
+            self.shared.counters.control_dropped_total.fetch_add(1, Ordering::Relaxed);
         }
         told
     }
