@@ -1,6 +1,6 @@
-//! Delta: what has changed in a quarter of a chunk since its index page was written. Sorted by block.
+//! Delta: what has changed in a quarter of a chunk since its index page was written. In the order of the blocks.
 
-use crate::format::index_page::Slot;
+use crate::format::index_page::{SLOTS, Slot};
 use crate::format::{BlockAddr, Run};
 use ashlar_types::ChunkId;
 use std::collections::BTreeMap;
@@ -8,36 +8,58 @@ use std::collections::BTreeMap;
 /// The deltas of one PG by chunk and quarter.
 pub(super) type Deltas = BTreeMap<(ChunkId, u8), Delta>;
 
+const WORD_BITS: usize = 64;
+
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Delta {
-    slots: Vec<(u8, Slot)>,
+    /// Which blocks have changed.
+    changed: [u64; SLOTS.div_ceil(WORD_BITS)],
+    /// What those are now, in their order.
+    slots: Vec<Slot>,
 }
 
 impl Delta {
+    fn has(&self, block: u8) -> bool {
+        let block = usize::from(block);
+        self.changed[block / WORD_BITS] & 1 << (block % WORD_BITS) != 0
+    }
+
+    /// How many blocks before this one have changed.
+    fn rank(&self, block: u8) -> usize {
+        let (word, bit) = (usize::from(block) / WORD_BITS, usize::from(block) % WORD_BITS);
+        let below = self.changed[word] & ((1 << bit) - 1);
+        let words = self.changed[..word].iter().chain(std::iter::once(&below));
+        words.map(|w| w.count_ones() as usize).sum()
+    }
+
     pub(super) fn get(&self, block: u8) -> Option<Slot> {
-        self.slots.binary_search_by_key(&block, |s| s.0).ok().map(|at| self.slots[at].1)
+        self.has(block).then(|| self.slots[self.rank(block)])
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (u8, Slot)> {
-        self.slots.iter().copied()
+        let blocks = (0..=u8::MAX).filter(|block| self.has(*block));
+        blocks.zip(self.slots.iter().copied())
     }
 
     pub(super) fn memory_bytes(&self) -> usize {
-        self.slots.capacity() * size_of::<(u8, Slot)>()
+        self.slots.capacity() * size_of::<Slot>()
     }
 
-    /// Replaces neighbouring blocks from `first` on; the data of what was there is released.
-    pub(super) fn set(&mut self, first: u8, new: impl ExactSizeIterator<Item = Slot>, released: &mut Vec<Run>) {
-        let end = usize::from(first) + new.len();
-        let from = self.slots.partition_point(|s| s.0 < first);
-        let to = self.slots.partition_point(|s| usize::from(s.0) < end);
-        for (_, old) in &self.slots[from..to] {
-            if let Some(addr) = old.addr() {
-                release(released, addr);
+    /// Replaces neighbouring blocks from `first` on; the data of what was there is released. Returns how many.
+    pub(super) fn set(&mut self, first: u8, new: impl Iterator<Item = Slot>, released: &mut Vec<Run>) -> usize {
+        let begin = self.rank(first);
+        let mut at = begin;
+        for (block, slot) in (first..=u8::MAX).zip(new) {
+            if self.has(block) {
+                let old = std::mem::replace(&mut self.slots[at], slot);
+                old.addr().into_iter().for_each(|addr| release(released, addr));
+            } else {
+                self.slots.insert(at, slot);
+                self.changed[usize::from(block) / WORD_BITS] |= 1 << (usize::from(block) % WORD_BITS);
             }
+            at += 1;
         }
-        let new = new.enumerate().map(|(i, slot)| (first + i as u8, slot));
-        self.slots.splice(from..to, new);
+        at - begin
     }
 }
 
@@ -46,5 +68,36 @@ pub(super) fn release(released: &mut Vec<Run>, addr: BlockAddr) {
     match released.last_mut() {
         Some(last) if last.end() == addr.0 && last.count < 1024 => last.count += 1,
         _ => released.push(Run::one(addr)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ashlar_types::{Crc, Version};
+
+    fn slot(n: u64) -> Slot {
+        Slot::Present { addr: BlockAddr(n), crc: Crc(n as u32), stamp: Version::from_bits(n) }
+    }
+
+    #[test]
+    fn holds_what_a_map_would_hold() {
+        let (mut delta, mut map) = (Delta::default(), BTreeMap::new());
+        let (mut released, mut expected) = (Vec::new(), Vec::new());
+        let mut random = 1u64;
+        for round in 0..500 {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            let (first, count) = ((random >> 56) as u8, 1 + (random >> 40) % 8);
+            let count = count.min(SLOTS as u64 - u64::from(first));
+            let new: Vec<Slot> = (0..count).map(|i| slot(1000 * round + 3 * i + 1)).collect();
+            for (i, slot) in new.iter().enumerate() {
+                expected.extend(map.insert(first + i as u8, *slot).and_then(Slot::addr));
+            }
+            assert_eq!(delta.set(first, new.into_iter(), &mut released) as u64, count);
+            assert!(delta.iter().eq(map.iter().map(|(block, slot)| (*block, *slot))));
+        }
+        assert!((0..=u8::MAX).all(|block| delta.get(block) == map.get(&block).copied()));
+        assert!(released.iter().flat_map(|run| run.blocks()).eq(expected));
+        assert!(map.len() > 200, "not all of it is empty");
     }
 }

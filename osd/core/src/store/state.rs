@@ -248,19 +248,19 @@ impl State {
             let entry = mem.prepared.remove(&key).expect("it was just found");
             committed = Some(key.1);
             self.prepared_pages -= pages_of(&entry.public.write);
-            let slots = slots_of_write(&entry.public.write, &entry.runs);
-            let range = entry.public.write.change.range();
-            Self::set_slots(
-                mem,
-                chunk,
-                range,
-                slots,
-                &mut self.released,
-                &mut self.reclaimable,
-                &mut self.active_pages,
-            );
-            if let Change::Zero { range } = &entry.public.write.change {
-                self.zeroed += u64::from(range.count());
+            let stamp = key.1;
+            let (released, reclaimable, pages) = (&mut self.released, &mut self.reclaimable, &mut self.active_pages);
+            match &entry.public.write.change {
+                Change::Write { range, crcs } => {
+                    let addrs = entry.runs.iter().flat_map(|run| run.blocks());
+                    let slots = addrs.zip(crcs).map(|(addr, crc)| Slot::Present { addr, crc: *crc, stamp });
+                    Self::set_slots(mem, chunk, *range, slots, released, reclaimable, pages);
+                }
+                Change::Zero { range } => {
+                    let slots = std::iter::repeat_n(Slot::Absent { stamp }, range.count().into());
+                    Self::set_slots(mem, chunk, *range, slots, released, reclaimable, pages);
+                    self.zeroed += u64::from(range.count());
+                }
             }
         }
         if let Some(version) = committed {
@@ -284,9 +284,8 @@ impl State {
                 Delta::default()
             });
             *reclaimable += u64::from(count);
-            let new: Vec<Slot> = slots.by_ref().take(count.into()).collect();
-            assert_eq!(new.len(), usize::from(count), "a state for each block");
-            delta.set(first, new.into_iter(), released);
+            let set = delta.set(first, slots.by_ref().take(count.into()), released);
+            assert_eq!(set, usize::from(count), "a state for each block");
         }
     }
 
@@ -497,15 +496,4 @@ impl State {
 
 pub(super) fn pages_of(write: &WriteMeta) -> usize {
     quarters(write.change.range()).count()
-}
-
-fn slots_of_write<'a>(write: &'a WriteMeta, runs: &'a [Run]) -> Box<dyn Iterator<Item = Slot> + 'a> {
-    let stamp = write.version;
-    match &write.change {
-        Change::Write { crcs, .. } => {
-            let addrs = runs.iter().flat_map(|run| run.blocks());
-            Box::new(addrs.zip(crcs).map(move |(addr, crc)| Slot::Present { addr, crc: *crc, stamp }))
-        }
-        Change::Zero { range } => Box::new((0..range.count()).map(move |_| Slot::Absent { stamp })),
-    }
 }
