@@ -5,6 +5,7 @@
 //! L5: a batch that is written through is sent only when all before it are durable or written through: it is durable when they are.
 //! Bytes: format/log_batch.rs. Called by `store::Store`.
 
+use super::allocator::Near;
 use super::api::Token;
 use crate::DiskOp;
 use crate::format::log_batch::{BatchHeader, HEADER_BYTES, padded};
@@ -22,6 +23,10 @@ const BATCH_BYTES: usize = 128 << 10;
 const THROUGH_WRITES_MAX: usize = 3;
 /// Room that a new batch gets: enough for ~37 writes of one block.
 const FIRST_BYTES: usize = 2 * PAGE_BYTES;
+/// Batches over which it is reckoned how many blocks go out together.
+const BLOCKS_MEAN_OF: u64 = 16;
+/// Up to this mean each write goes out by itself.
+const BLOCKS_ALONE_MAX: u64 = 2;
 /// Data of neighbouring blocks goes out as one write of at most this many bytes.
 const WRITE_BYTES_MAX: u64 = 1 << 20;
 
@@ -106,6 +111,8 @@ pub(super) struct Log {
     /// All batches up to here are on stable storage, with their data.
     durable: u64,
     batch_bytes: usize,
+    /// Blocks of data of the last batches, times [`BLOCKS_MEAN_OF`].
+    blocks_mean: u64,
 }
 
 /// Where the log goes on.
@@ -138,6 +145,7 @@ impl Log {
             written: head.seq - 1,
             durable: head.seq - 1,
             batch_bytes: BATCH_BYTES.min((ring_bytes / 16) as usize),
+            blocks_mean: 0,
         }
     }
 
@@ -166,6 +174,11 @@ impl Log {
 
     pub(super) fn is_idle(&self) -> bool {
         self.open.is_empty() && self.sent.is_empty()
+    }
+
+    /// Where the data of the next write had best be, by how many went out together lately.
+    pub(super) fn near(&self) -> Near {
+        if self.blocks_mean <= BLOCKS_ALONE_MAX * BLOCKS_MEAN_OF { Near::Anything } else { Near::Last }
     }
 
     pub(super) fn used_bytes(&self) -> u64 {
@@ -236,6 +249,11 @@ impl Log {
         let mut bytes = aligned(batch.bytes, padded(used));
         self.previous = header.seal(&mut bytes, self.identity);
         let mut outstanding = 0;
+        let blocks: u64 = batch.data.iter().map(|(run, _)| u64::from(run.count)).sum();
+        if blocks > 0 {
+            self.blocks_mean += blocks;
+            self.blocks_mean -= self.blocks_mean / BLOCKS_MEAN_OF;
+        }
         let data = batch.data.iter().map(|(run, _)| run.first).collect();
         let mut ops = data_writes(std::mem::take(&mut batch.data));
         ops.extend(self.ring_writes(bytes.freeze()));

@@ -2,7 +2,7 @@
 //! P1: a freed block is handed out again only when the record or checkpoint that freed it is durable and every read that was under way
 //! then has ended. P2: writes leave a reserve that checkpoints live on, so deletes and recovery work on a full disk.
 
-use super::allocator::Allocator;
+use super::allocator::{Allocator, Near};
 use super::api::{Space, StoreError};
 use super::trim::TrimMap;
 use crate::format::{BlockAddr, Run};
@@ -49,14 +49,14 @@ impl SpaceKeeper {
     }
 
     /// For data. What was promised as free is there, however many pages have come due since: they are in the reserve.
-    pub(super) fn allocate_data(&mut self, blocks: u32) -> Vec<Run> {
+    pub(super) fn allocate_data(&mut self, blocks: u32, near: Near) -> Vec<Run> {
         if blocks == 0 {
             return Vec::new();
         }
         let free = self.allocator.free_blocks();
         assert!(u64::from(blocks) + self.reserve / 4 <= free, "P2: {blocks} blocks beyond the space that was promised");
         let mut runs = Vec::with_capacity(1);
-        self.allocator.allocate(blocks, &mut runs);
+        self.allocator.allocate(blocks, near, &mut runs);
         runs
     }
 
@@ -71,7 +71,7 @@ impl SpaceKeeper {
             return Err(StoreError::Full { need, free, total });
         };
         let mut runs = Vec::with_capacity(1);
-        self.allocator.allocate(count, &mut runs);
+        self.allocator.allocate(count, Near::Last, &mut runs);
         Ok(runs)
     }
 

@@ -1,5 +1,6 @@
 //! What each operation does when it is submitted: takes its blocks, encodes its record, applies it.
 
+use super::allocator::Near;
 use super::api::{StoreOp, Token};
 use super::cache::{CachedPage, PageCache};
 use super::device::{Device, Purpose};
@@ -102,7 +103,7 @@ fn added(cx: &mut SubmitContext<'_>, token: Option<Token>) {
 fn prepare(cx: &mut SubmitContext<'_>, token: Token, pg: PgId, write: WriteMeta, payload: Bytes) {
     let blocks = log_record::blocks_written(&write);
     assert_eq!(payload.len(), blocks * PAGE_BYTES, "a payload fills its blocks");
-    let runs = cx.running.space.allocate_data(blocks as u32);
+    let runs = cx.running.space.allocate_data(blocks as u32, cx.running.log.near());
     let batch = cx.running.log.open_batch();
     log_record::encode_prepare(&mut batch.bytes, pg, &write, &runs);
     cx.running.log.add_data(&runs, &payload);
@@ -116,7 +117,7 @@ fn push(cx: &mut SubmitContext<'_>, token: Token, op: StoreOp) {
     assert!(blocks.is_sorted_by(|a, b| a.block < b.block), "pushed blocks are in order");
     let present = blocks.iter().filter(|b| b.state.crc.is_some()).count();
     assert_eq!(payload.len(), present * PAGE_BYTES, "a payload fills its blocks");
-    let runs = cx.running.space.allocate_data(present as u32);
+    let runs = cx.running.space.allocate_data(present as u32, Near::Last);
     let batch = cx.running.log.open_batch();
     log_record::encode_push(&mut batch.bytes, pg, chunk, from, to, &blocks, &ids, &runs);
     cx.running.log.add_data(&runs, &payload);
@@ -176,7 +177,7 @@ fn repair(
             cx.running.repairs.push(waiting);
         }
         Some(now) if now == Slot::Lost || is_same(now, stamp, crc) => {
-            let runs = cx.running.space.allocate_data(1);
+            let runs = cx.running.space.allocate_data(1, Near::Last);
             let batch = cx.running.log.open_batch();
             log_record::encode_repair(&mut batch.bytes, pg, chunk, block, stamp, crc, runs[0].first);
             cx.running.log.add_data(&runs, &payload);
