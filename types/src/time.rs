@@ -30,6 +30,14 @@ impl Duration {
     }
 }
 
+impl Tick {
+    /// The first time from this one on that is a multiple of `raster`, which is not 0.
+    #[must_use]
+    pub fn up_to_multiple_of(self, raster: Duration) -> Tick {
+        Tick(self.0.checked_next_multiple_of(raster.0).unwrap_or(u64::MAX))
+    }
+}
+
 impl Add<Duration> for Tick {
     type Output = Tick;
     fn add(self, span: Duration) -> Tick {

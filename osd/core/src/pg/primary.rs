@@ -26,8 +26,10 @@ const COMMITS_MAX: usize = 256;
 /// Commits remembered for a member whose link breaks. What a member may not have heard of it was told after it was sent the last write that
 /// it has answered; so these are commits of writes that were under way at one time.
 const TOLD_MAX: usize = OPS_MAX;
-/// How long a commit may wait for a message to ride on.
+/// How long a commit waits at least for a message to ride on before it gets one of its own,
 const COMMIT_DELAY: Duration = Duration::from_millis(3);
+/// and the raster of the times at which that is looked at: a time of its own for each write is a wake-up for each write.
+const COMMIT_RASTER: Duration = Duration::from_millis(4);
 /// How long a write may wait for a member before the member's removal is asked for.
 pub(super) const MEMBER_PATIENCE: Duration = Duration::from_millis(1500);
 /// How often an active primary with work under way looks after it.
@@ -480,7 +482,7 @@ impl Pg {
             primary.untold_since = None;
         } else if !is_due {
             env.dirty.insert(pg);
-            env.wake(pg, since + COMMIT_DELAY);
+            env.wake(pg, (since + COMMIT_DELAY).up_to_multiple_of(COMMIT_RASTER));
         }
     }
 
