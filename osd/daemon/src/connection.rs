@@ -48,6 +48,8 @@ pub(crate) struct Connection {
     waiting_bytes: usize,
     sending_bytes: usize,
     is_receiving: bool,
+    /// The last receive took all that there was.
+    is_drained: bool,
     is_sending: bool,
     state: State,
 }
@@ -69,6 +71,7 @@ impl Connection {
             waiting_bytes: 0,
             sending_bytes: 0,
             is_receiving: false,
+            is_drained: false,
             is_sending: false,
             state: State::Greeting { until: greet_until },
         }
@@ -120,12 +123,14 @@ impl Connection {
             return None;
         }
         self.is_receiving = true;
-        Some(Op::Receive { socket: self.socket.clone(), buffer: self.decoder.take_buffer() })
+        let buffer = self.decoder.take_buffer();
+        Some(Op::Receive { socket: self.socket.clone(), buffer, is_drained: self.is_drained })
     }
 
     pub(crate) fn on_received(&mut self, buffer: BytesMut) {
         assert!(self.is_receiving, "C1");
         self.is_receiving = false;
+        self.is_drained = buffer.len() < buffer.capacity();
         self.decoder.put_buffer(buffer);
     }
 

@@ -25,6 +25,10 @@ pub const MAX_PIECES: usize = 1024;
 
 const SUBMISSION_ENTRIES: u32 = 512;
 const COMPLETION_ENTRIES: u32 = 4096;
+/// The mode of kernels before 5.19.
+const PLAIN: &str = "plain";
+/// IORING_RECVSEND_POLL_FIRST of io_uring_enter(2), since Linux 5.19.
+const RECVSEND_POLL_FIRST: u16 = 1;
 /// The tag of a cancellation, which has no slot.
 const NO_SLOT: u64 = u64::MAX;
 
@@ -32,8 +36,9 @@ const NO_SLOT: u64 = u64::MAX;
 pub enum Op {
     /// Waits for a connection on a listening socket.
     Accept { listener: Descriptor },
-    /// Appends to the buffer what a socket has, up to the buffer's capacity. Completes with 0 at the stream's end.
-    Receive { socket: Descriptor, buffer: BytesMut },
+    /// Appends to the buffer what a socket has, up to the buffer's capacity. Completes with 0 at the stream's end. `is_drained`: there was
+    /// nothing left last time, so the kernel waits for more before it looks.
+    Receive { socket: Descriptor, buffer: BytesMut, is_drained: bool },
     /// Sends all pieces in order; at most [`MAX_PIECES`].
     Send { socket: Descriptor, pieces: Vec<Bytes> },
     /// Fills an empty buffer with the `len` bytes at `at`, all of them.
@@ -158,9 +163,10 @@ impl<T> Ring<T> {
             Op::Accept { listener } => opcode::Accept::new(fd(listener), std::ptr::null_mut(), std::ptr::null_mut())
                 .flags(libc::SOCK_CLOEXEC)
                 .build(),
-            Op::Receive { socket, buffer } => {
+            Op::Receive { socket, buffer, is_drained } => {
                 let room = buffer.spare_capacity_mut();
-                opcode::Recv::new(fd(socket), room.as_mut_ptr().cast(), length(room.len())).build()
+                let priority = if *is_drained && self.mode != PLAIN { RECVSEND_POLL_FIRST } else { 0 };
+                opcode::Recv::new(fd(socket), room.as_mut_ptr().cast(), length(room.len())).ioprio(priority).build()
             }
             Op::Send { socket, pieces } => {
                 point_at(&mut slot.vectors, pieces, done);
@@ -353,7 +359,7 @@ fn short(op: &Op) -> io::Error {
 /// The kernel's modes from the fastest to the plainest: `DEFER_TASKRUN` needs Linux 6.1, `COOP_TASKRUN` 5.19.
 fn build() -> io::Result<(IoUring, &'static str)> {
     let mut refused = None;
-    for mode in ["defer-taskrun", "coop-taskrun", "plain"] {
+    for mode in ["defer-taskrun", "coop-taskrun", PLAIN] {
         let mut builder = IoUring::builder();
         builder.setup_cqsize(COMPLETION_ENTRIES).setup_clamp();
         match mode {

@@ -103,12 +103,12 @@ fn a_receive_appends_and_an_end_is_zero() {
     peer.write_all(b"hello").expect("sent");
     let mut buffer = BytesMut::with_capacity(100);
     buffer.extend_from_slice(b"> ");
-    let received = run(&mut ring, Op::Receive { socket: socket.clone(), buffer });
+    let received = run(&mut ring, Op::Receive { socket: socket.clone(), buffer, is_drained: false });
     assert_eq!(bytes_of(&received), 5);
     let Op::Receive { buffer, .. } = received.op else { panic!("a receive gives its buffer back") };
     assert_eq!(&buffer[..], b"> hello");
     drop(peer);
-    assert_eq!(bytes_of(&run(&mut ring, Op::Receive { socket, buffer })), 0);
+    assert_eq!(bytes_of(&run(&mut ring, Op::Receive { socket, buffer, is_drained: true })), 0);
 }
 
 #[test]
