@@ -33,7 +33,7 @@ aims! {
     Gentle, "gentle", 1, "no faults, many requests at once";
     Uniform, "uniform", 3, "any fault at any time, each seed its own mix";
     IsolatePrimary, "isolate-primary", 3, "a primary is cut from its peers and the metadata service, not from clients, some of which don't hear of its successor";
-    PausedPrimary, "paused-primary", 2, "a primary stands still in mid-write, is replaced, and goes on";
+    PausedPrimary, "paused-primary", 2, "a primary stands still in mid-write, is replaced, and goes on; or is cut off from the metadata service while a member's disk is slow";
     Joiner, "joiner", 3, "a joining member, or its primary, fails during catch-up or right after it";
     RestartGrantor, "restart-grantor", 2, "who granted a lease restarts while the holder is cut off";
     LostBoot, "lost-boot", 2, "a primary restarts and its registration is lost or late";
