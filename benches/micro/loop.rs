@@ -27,28 +27,34 @@ struct CommandLine {
     depth: u64,
     #[arg(long, default_value_t = 10_000)]
     requests: u64,
+    /// Each OSD's log. A checkpoint begins when half of it is full.
+    #[arg(long, default_value_t = 64)]
+    log_mib: u64,
 }
 
 fn main() {
-    let CommandLine { job, depth, requests } = CommandLine::parse();
+    let CommandLine { job, depth, requests, log_mib } = CommandLine::parse();
     let job = match job {
         JobName::Write => Job::Write,
         JobName::Read => Job::Read,
     };
     let depth = depth.max(1);
-    let mut cores = Cores::new();
-    let (writes, bytes) = cores.device_writes();
+    let mut cores = Cores::new(log_mib << 20);
+    let before = cores.disk_figures();
     let begin = Instant::now();
     let rounds = requests.div_ceil(depth);
     for _ in 0..rounds {
         cores.round(job, depth);
     }
     let requests = (rounds * depth) as f64;
-    let per_request = begin.elapsed().as_secs_f64() * 1e6 / requests;
-    let (writes, bytes) = (cores.device_writes().0 - writes, cores.device_writes().1 - bytes);
+    let us = begin.elapsed().as_secs_f64() * 1e6 / requests;
+    let after = cores.disk_figures();
+    let of_each = |before: u64, after: u64| (after - before) as f64 / requests;
     println!(
-        "{requests} requests at depth {depth}: {per_request:.2} us each; of all OSDs for each: {:.2} disk writes and flushes, {:.0} bytes",
-        writes as f64 / requests,
-        bytes as f64 / requests
+        "{requests} requests at depth {depth}: {us:.2} us each; all OSDs for each: {:.2} disk writes, {:.2} flushes, {:.0} bytes; {} checkpoints",
+        of_each(before.writes, after.writes),
+        of_each(before.flushes, after.flushes),
+        of_each(before.bytes_written, after.bytes_written),
+        after.checkpoints - before.checkpoints
     );
 }
