@@ -3,6 +3,7 @@
 //! front ends serve. Nothing here does I/O, and nothing here knows another Ashlar package.
 
 mod block_device;
+mod busy_poll;
 mod checksum;
 mod geometry;
 mod id_set;
@@ -18,6 +19,7 @@ pub mod scrub;
 pub mod view;
 
 pub use block_device::{BlockDevice, BlockError, BlockOp, BlockReply, BlockRequest, Completions, DeviceInfo, Extent};
+pub use busy_poll::BusyPoll;
 pub use checksum::Crc;
 pub use geometry::{
     BLOCK_BYTES, BLOCKS_PER_CHUNK, BlockIndex, BlockRange, CHUNK_BYTES, ChunkSlice, SECTOR_BYTES, split_by_chunk,
