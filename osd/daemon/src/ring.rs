@@ -15,7 +15,7 @@ use std::fmt;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// A descriptor that stays open while an operation uses it, whoever else drops it (G1).
 pub type Descriptor = Arc<OwnedFd>;
@@ -77,6 +77,17 @@ pub enum Done {
     /// How many bytes were received, sent, read or written; 0 for all else.
     Bytes(usize),
     Accepted(OwnedFd),
+}
+
+/// What [`Ring::look`] saw.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Looked {
+    /// Something has ended.
+    Found,
+    /// Nothing has, within the time.
+    Nothing,
+    /// Others had the processor for long.
+    Contended,
 }
 
 #[derive(Debug)]
@@ -236,6 +247,49 @@ impl<T> Ring<T> {
         }
     }
 
+    /// Starts everything that was submitted, and looks for ends without going to sleep, for up to `span`. Between two looks whoever else is
+    /// ready to run goes first; should that take longer than `yield_max`, it gives up: the processor is awake without it.
+    pub fn look(&mut self, span: Duration, yield_max: Duration) -> io::Result<Looked> {
+        self.fill();
+        self.start()?;
+        let begin = Instant::now();
+        let mut now = begin;
+        loop {
+            if self.is_work_left() {
+                self.fill();
+                self.start()?;
+            }
+            if !self.ring.completion().is_empty() {
+                return Ok(Looked::Found);
+            }
+            if now - begin >= span {
+                return Ok(Looked::Nothing);
+            }
+            std::thread::yield_now();
+            let before = std::mem::replace(&mut now, Instant::now());
+            if now - before > yield_max {
+                return Ok(Looked::Contended);
+            }
+        }
+    }
+
+    /// Hands what is in the submission queue to the kernel, and runs what the kernel left to be done on this thread.
+    fn start(&self) -> io::Result<()> {
+        match self.ring.submit() {
+            Ok(_) => Ok(()),
+            Err(e) => match e.raw_os_error() {
+                // A signal came, or completions must be reaped first.
+                Some(libc::EINTR | libc::EBUSY | libc::EAGAIN) => Ok(()),
+                _ => Err(e),
+            },
+        }
+    }
+
+    /// Whether [`Ring::start`] has something to do. A plain ring's kernel does everything by itself.
+    fn is_work_left(&mut self) -> bool {
+        !self.queued.is_empty() || self.ring.submission().taskrun()
+    }
+
     fn fill(&mut self) {
         let mut submission = self.ring.submission();
         while let Some(entry) = self.queued.front() {
@@ -363,8 +417,8 @@ fn build() -> io::Result<(IoUring, &'static str)> {
         let mut builder = IoUring::builder();
         builder.setup_cqsize(COMPLETION_ENTRIES).setup_clamp();
         match mode {
-            "defer-taskrun" => builder.setup_single_issuer().setup_defer_taskrun(),
-            "coop-taskrun" => builder.setup_coop_taskrun(),
+            "defer-taskrun" => builder.setup_single_issuer().setup_defer_taskrun().setup_taskrun_flag(),
+            "coop-taskrun" => builder.setup_coop_taskrun().setup_taskrun_flag(),
             _ => &mut builder,
         };
         match builder.build(SUBMISSION_ENTRIES) {

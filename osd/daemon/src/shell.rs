@@ -12,11 +12,11 @@ use crate::connection::Connection;
 use crate::counters::{Counters, add};
 use crate::disk::Disk;
 use crate::error::OsdError;
-use crate::ring::{Completion, Descriptor, Op, Ring};
+use crate::ring::{Completion, Descriptor, Looked, Op, Ring};
 use ashlar_osd_core::{Action, Event, IoId};
 use ashlar_types::control::{ControlError, ControlReply, ControlRequest, OsdUsage};
 use ashlar_types::view::ClusterView;
-use ashlar_types::{BootId, ClusterId, Duration, OsdId, Tick};
+use ashlar_types::{BootId, BusyPoll, ClusterId, Duration, OsdId, Tick};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
 use std::os::fd::OwnedFd;
@@ -36,6 +36,9 @@ const STOP_TIME: Duration = Duration::from_millis(5000);
 const ENDS_AWAITED_MAX: usize = 4;
 /// but only so long: what comes meanwhile must not wait for a slow disk or peer.
 const ENDS_AWAITED_TIME: std::time::Duration = std::time::Duration::from_micros(100);
+/// While the thread looks for ends, others may have its processor for so long: less than a time slice, more than what the kernel does
+/// for a device or a socket, or another OSD for a few requests.
+const YIELD_MAX: std::time::Duration = std::time::Duration::from_micros(200);
 const CONNECTIONS_MAX: usize = 4096;
 /// Bytes queued for one connection from which on it is not read from.
 const QUEUED_BYTES_PAUSE: usize = 2 << 20;
@@ -179,6 +182,7 @@ pub(crate) struct Shell<C> {
     /// Disk writes, and requests to other OSDs, since the last wait.
     started: usize,
     scrub: ScrubSchedule,
+    busy_poll: BusyPoll,
     actions: Vec<Action>,
     /// Events that actions have caused; handled with the next batch.
     deferred: Vec<Event>,
@@ -245,6 +249,7 @@ impl<C: Core> Shell<C> {
             disk_ops: 0,
             started: 0,
             scrub: ScrubSchedule::new(clock::now(), parts.osd),
+            busy_poll: BusyPoll::default(),
             actions: Vec::new(),
             deferred: vec![Event::Start],
             stop_at: None,
@@ -261,10 +266,28 @@ impl<C: Core> Shell<C> {
             if self.stop_at.is_some() {
                 return self.stop();
             }
-            let (count, timeout) = self.patience();
-            self.ring.enter(count, timeout).map_err(|source| OsdError::System { what: "io_uring_enter", source })?;
+            self.wait().map_err(|source| OsdError::System { what: "io_uring_enter", source })?;
             self.ring.completions(&mut completions);
         }
+    }
+
+    /// Starts everything and waits for something to do.
+    fn wait(&mut self) -> io::Result<()> {
+        let (count, timeout) = self.patience();
+        if timeout == Some(std::time::Duration::ZERO) {
+            return self.ring.enter(count, timeout);
+        }
+        if self.busy_poll.is_on() {
+            let span = std::time::Duration::from_micros(BusyPoll::SPAN.as_micros());
+            if self.ring.look(span, YIELD_MAX)? == Looked::Found {
+                self.busy_poll.on_news(Duration::ZERO);
+                return Ok(());
+            }
+        }
+        let begin = clock::now();
+        self.ring.enter(count, timeout)?;
+        self.busy_poll.on_news(clock::now() - begin);
+        Ok(())
     }
 
     /// S1.
