@@ -33,9 +33,13 @@ const PAUSE: Duration = Duration::from_millis(200);
 pub fn run(args: &DaemonArgs) -> Result<Output, CliError> {
     super::run("gateway", args, |config: GatewayConfig| {
         raise_open_files_limit();
-        let threads = std::thread::available_parallelism().map_or(2, usize::from);
-        runtime(threads)?.block_on(serve(config))
+        runtime(threads())?.block_on(serve(config))
     })
+}
+
+/// Half of the processors: the others do the work of those who ask, and a request that wakes another thread on its way costs more than it gains.
+fn threads() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from).div_ceil(2)
 }
 
 /// Each connection is a descriptor, and the usual soft limit is 1024.
