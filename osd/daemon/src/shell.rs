@@ -1,5 +1,6 @@
 //! Shell: the data thread. Turns completions into events, actions into operations, and has no opinion about the protocol.
-//! S1: all that a wake-up brought is handled as one batch, then the core is polled once, then everything is started with one enter.
+//! S1: all that a wake-up brought is handled as one batch, then whoever asked is answered, then the core is polled once, then everything
+//! is started with one enter.
 //! S2: messages to one receiver leave in the order of their actions. S3: every queue is bounded: a connection whose peer doesn't read is
 //! no longer read from, and closed when more than that piles up.
 //! One thread, no lock; the control thread talks to it by a channel and an eventfd.
@@ -301,13 +302,21 @@ impl<C: Core> Shell<C> {
             self.on_completion(completion);
         }
         self.on_time();
+        // Whoever is answered goes on while the rest of the batch is seen to. What goes to other OSDs waits: commits ride on it.
+        self.act_on_all()?;
+        self.answer();
         self.core.poll(self.now, &mut self.actions);
+        self.act_on_all()?;
+        self.flush_touched();
+        Ok(())
+    }
+
+    fn act_on_all(&mut self) -> Result<(), OsdError> {
         let mut actions = std::mem::take(&mut self.actions);
         for action in actions.drain(..) {
             self.act(action)?;
         }
         self.actions = actions;
-        self.flush_touched();
         Ok(())
     }
 

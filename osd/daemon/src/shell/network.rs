@@ -133,6 +133,17 @@ impl<C: Core> Shell<C> {
         }
     }
 
+    /// Starts the sends of [`Shell::flush_touched`] on the connections that others opened.
+    pub(super) fn answer(&mut self) {
+        let mut touched = std::mem::take(&mut self.touched);
+        let is_inbound = |key: &u64| self.connections.get(key).is_some_and(|c| c.role == Role::Inbound);
+        let (mut inbound, others): (Vec<u64>, Vec<u64>) = touched.drain(..).partition(is_inbound);
+        self.touched = others;
+        inbound.sort_unstable();
+        inbound.dedup();
+        inbound.into_iter().for_each(|key| self.send(key));
+    }
+
     /// Starts a send for each connection that has something to say and none under way.
     pub(super) fn flush_touched(&mut self) {
         let mut touched = std::mem::take(&mut self.touched);
