@@ -1,4 +1,4 @@
-use super::{Completion, Done, MAX_PIECES, Op, Ring};
+use super::{Completion, Done, Looked, MAX_PIECES, Op, Ring};
 use ashlar_types::aligned_payload;
 use bytes::{Bytes, BytesMut};
 use std::io::{Read, Write};
@@ -154,4 +154,44 @@ fn more_operations_than_the_queue_holds_all_complete() {
     tags.sort_unstable();
     assert!(tags.into_iter().eq(0..5000));
     assert!(completions.iter().all(|c| c.result.is_ok()));
+}
+
+#[test]
+fn a_look_finds_what_comes_from_elsewhere_meanwhile() {
+    let mut ring = Ring::new().expect("a ring");
+    let event = Arc::new(rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC).expect("an eventfd"));
+    ring.submit(1, Op::WaitEvent { event: event.clone() });
+    let sender = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(20));
+        rustix::io::write(&event, &1u64.to_ne_bytes())
+    });
+    let long = Duration::from_secs(60);
+    assert_eq!(ring.look(long, long).expect("io_uring works"), Looked::Found);
+    let mut completions = Vec::new();
+    ring.completions(&mut completions);
+    assert_eq!(completions.iter().map(bytes_of).collect::<Vec<_>>(), [0]);
+    sender.join().expect("no panic").expect("written");
+}
+
+#[test]
+fn a_look_in_vain_ends_and_what_it_started_goes_on() {
+    let mut ring = Ring::new().expect("a ring");
+    ring.submit(1, Op::Timer { span: Duration::from_millis(30) });
+    let looked = ring.look(Duration::from_micros(50), Duration::from_secs(60)).expect("io_uring works");
+    assert_eq!(looked, Looked::Nothing);
+    let mut completions = Vec::new();
+    while completions.is_empty() {
+        ring.enter(1, None).expect("io_uring works");
+        ring.completions(&mut completions);
+    }
+    assert_eq!(ring.in_flight(), 0);
+}
+
+#[test]
+fn a_look_ends_when_others_have_the_processor_for_longer_than_allowed() {
+    let mut ring = Ring::new().expect("a ring");
+    ring.submit(1, Op::Timer { span: Duration::from_millis(1) });
+    // Letting others run always takes longer than no time at all.
+    let looked = ring.look(Duration::from_secs(60), Duration::ZERO).expect("io_uring works");
+    assert_eq!(looked, Looked::Contended);
 }
