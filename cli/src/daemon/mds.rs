@@ -14,6 +14,7 @@ pub fn run(args: &DaemonArgs) -> Result<Output, CliError> {
                 std::future::pending::<()>().await;
             }
         };
-        Ok(runtime(2)?.block_on(ashlar_mds::run(config, shutdown))?)
+        // One thread for the network beside the node's own: two would hand each message to each other.
+        Ok(runtime(1)?.block_on(ashlar_mds::run(config, shutdown))?)
     })
 }

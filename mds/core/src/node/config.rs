@@ -22,10 +22,10 @@ pub struct NodeConfig {
     pub election_ticks_max: usize,
     /// A request not decided within this time is answered `Undecided`. 5 s: several elections.
     pub request_timeout: Duration,
-    /// An OSD that was not heard for this long is down. 1,500 ms: fifteen missed heartbeats.
+    /// An OSD that was not heard for this long is down. 1,500 ms: ten missed heartbeats.
     pub osd_silence_max: Duration,
     /// A suspected OSD (a peer's or its own connection broke) that is not heard for this long afterwards is down. 250 ms:
-    /// two missed heartbeats; together with activation it keeps a client's stall below 1 s.
+    /// a missed heartbeat and some delay; together with activation it keeps a client's stall below 1 s.
     pub osd_suspect_grace: Duration,
     /// Primaries go back to where placement put them, some at a time, after nothing has changed for this long. 20 s: it costs
     /// their PGs an activation, so not while anything is being recovered.
