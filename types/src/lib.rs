@@ -6,6 +6,7 @@ mod block_device;
 mod busy_poll;
 mod checksum;
 mod geometry;
+mod histogram;
 mod id_set;
 mod ids;
 mod name;
@@ -15,6 +16,7 @@ mod time;
 mod version;
 
 pub mod control;
+pub mod perf;
 pub mod scrub;
 pub mod view;
 
@@ -24,6 +26,7 @@ pub use checksum::Crc;
 pub use geometry::{
     BLOCK_BYTES, BLOCKS_PER_CHUNK, BlockIndex, BlockRange, CHUNK_BYTES, ChunkSlice, SECTOR_BYTES, split_by_chunk,
 };
+pub use histogram::Histogram;
 pub use id_set::{IdSet, Numbered};
 pub use ids::{
     AttachmentId, BootId, ChunkId, ChunkIndex, ClusterId, Generation, LayerId, MdsId, OpId, OpNumber, OsdId, PgId,
