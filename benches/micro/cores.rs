@@ -408,6 +408,7 @@ impl Cores {
         }
         process.osd.poll(now, &mut process.actions);
         self.act_for_osd(index);
+        self.processes[index].osd.perf().on_turn_end(now);
         true
     }
 

@@ -26,6 +26,7 @@ impl<P: Policy> OsdMachine for Osd<P> {
 
     fn poll(&mut self, now: Tick, actions: &mut Vec<Action>) {
         Osd::poll(self, now, actions);
+        self.perf().on_turn_end(now);
     }
 
     fn usage(&self) -> OsdUsage {

@@ -4,6 +4,7 @@ use crate::credit::CreditLedger;
 use crate::lease::Grants;
 use crate::net::Net;
 use crate::osd::OsdConfig;
+use crate::perf::Perf;
 use crate::pg::Pending;
 use crate::policy::Policy;
 use crate::store::Store;
@@ -45,6 +46,7 @@ pub(crate) struct Env<P: Policy> {
     /// When a client last asked for something.
     pub client_at: Tick,
     pub digests: Digests,
+    pub perf: Perf,
     tokens: BTreeMap<Token, (PgId, Pending)>,
     last_token: u64,
     last_control: u64,
@@ -103,6 +105,7 @@ impl<P: Policy> Env<P> {
             lost_blocks: 0,
             client_at: Tick(0),
             digests: Digests::default(),
+            perf: Perf::new(now),
             tokens: BTreeMap::new(),
             last_token: 0,
             last_control: 0,

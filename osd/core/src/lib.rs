@@ -11,6 +11,7 @@ mod housekeeping;
 mod lease;
 mod net;
 mod osd;
+mod perf;
 mod pg;
 mod policy;
 
@@ -19,4 +20,5 @@ pub mod store;
 
 pub use event::{Action, ConnId, DiskError, DiskOp, DiskResult, Event, IoId};
 pub use osd::{Osd, OsdConfig};
+pub use perf::{Moment, Perf};
 pub use policy::{Honest, Policy};

@@ -6,6 +6,7 @@
 use crate::env::Env;
 use crate::housekeeping::Housekeeping;
 use crate::net::Peer;
+use crate::perf::Perf;
 use crate::pg::Pg;
 use crate::policy::{Honest, Policy};
 use crate::store::Store;
@@ -92,6 +93,9 @@ impl<P: Policy> Osd<P> {
             return;
         }
         self.env.now = self.env.now.max(now);
+        if matches!(event, Event::Received(..) | Event::LinkReceived(..)) {
+            self.env.perf.on_message(self.env.now);
+        }
         match event {
             Event::Start => {}
             Event::Disk(io, result) => self.env.store.on_disk(io, result),
@@ -403,6 +407,11 @@ impl<P: Policy> Osd<P> {
             repaired_blocks: self.env.repaired_blocks,
             lost_blocks: self.env.lost_blocks,
         }
+    }
+
+    /// For whoever drives this: what it measures itself, and the end of each turn, go in here; reports come out.
+    pub fn perf(&mut self) -> &mut Perf {
+        &mut self.env.perf
     }
 
     /// Blocks that placement groups may still fill by what this OSD has granted them.

@@ -4,6 +4,7 @@
 use super::{Pending, Pg, Withheld, payload_matches, promised};
 use crate::ConnId;
 use crate::env::Env;
+use crate::perf::{Job, Lap, Stopwatch};
 use crate::policy::Policy;
 use crate::store::Store;
 use crate::store::api::{ReadKind, StoreOp};
@@ -42,7 +43,9 @@ impl Pg {
         self.attempts += 1;
         let attempt = self.attempts;
         self.preparing.insert((chunk, version), (conn, attempt));
-        let pending = Pending::MemberPrepare { epoch, chunk, version, attempt };
+        let mut watch = Stopwatch::start(env.now);
+        watch.go(Lap::Store, &env.perf, env.now);
+        let pending = Pending::MemberPrepare { epoch, chunk, version, attempt, watch };
         env.store(pg, StoreOp::Prepare { pg, write, payload }, pending);
     }
 
@@ -101,6 +104,7 @@ impl Pg {
         chunk: ChunkId,
         version: Version,
         attempt: u64,
+        mut watch: Stopwatch,
         env: &mut Env<P>,
     ) {
         // The same version may have been rolled back by a join and prepared again: only the last attempt's end counts.
@@ -110,6 +114,8 @@ impl Pg {
         {
             let answer = Prepared { pg: self.id, epoch, chunk, version, outcome: Outcome::Ok };
             env.reply(conn, Message::Prepared(answer));
+            watch.come(Lap::Answer, &env.perf, env.now);
+            env.perf.finish(Job::Member, watch);
         }
     }
 

@@ -8,6 +8,7 @@
 mod activation;
 mod floor;
 mod join;
+mod laps;
 mod member;
 mod primary;
 mod read;
@@ -17,6 +18,7 @@ mod write;
 
 use crate::ConnId;
 use crate::env::{DigestRead, Env};
+use crate::perf::Stopwatch;
 use crate::policy::Policy;
 use crate::store::api::ReadOutcome;
 use activation::Activation;
@@ -46,6 +48,7 @@ pub(crate) enum Pending {
         chunk: ChunkId,
         version: Version,
         attempt: u64,
+        watch: Stopwatch,
     },
     /// A member's answer that may go once the operation is durable.
     Answer {
@@ -287,8 +290,8 @@ impl Pg {
                 let me = env.me();
                 self.on_prepared_by(me, epoch, chunk, version, Outcome::Ok, env);
             }
-            Pending::MemberPrepare { epoch, chunk, version, attempt } => {
-                self.answer_prepare(epoch, chunk, version, attempt, env);
+            Pending::MemberPrepare { epoch, chunk, version, attempt, watch } => {
+                self.answer_prepare(epoch, chunk, version, attempt, watch, env);
             }
             Pending::Answer { conn, message } => env.reply(conn, message),
             Pending::MemberPromise { conn, promise } => self.answer_promise(conn, promise, env),

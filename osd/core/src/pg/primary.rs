@@ -11,6 +11,7 @@ use super::{Pending, Pg, Role};
 use crate::ConnId;
 use crate::env::Env;
 use crate::net::Peer;
+use crate::perf::{Moment, Stopwatch};
 use crate::policy::Policy;
 use crate::store::api::{ReadKind, Token};
 use ashlar_types::control::PgChange;
@@ -136,6 +137,9 @@ pub(super) struct InFlight {
     pub unread: Option<(u32, Tick)>,
     /// Commits told up to this telling were sent before it: who answers it has heard of them.
     pub telling: u64,
+    /// `None` for a write kept from an earlier epoch.
+    pub watch: Option<Stopwatch>,
+    pub sent: Moment,
 }
 
 #[derive(Clone, Debug)]
@@ -143,6 +147,7 @@ pub(super) struct Queued {
     pub conn: ConnId,
     pub request: IoRequest,
     pub range: BlockRange,
+    pub watch: Stopwatch,
 }
 
 impl Queued {
@@ -157,6 +162,7 @@ pub(super) struct Proposal {
     pub request: IoRequest,
     pub change: Change,
     pub payload: Bytes,
+    pub watch: Stopwatch,
 }
 
 #[derive(Debug)]
@@ -270,6 +276,8 @@ impl Pg {
                 since: now,
                 unread: None,
                 telling: 0,
+                watch: None,
+                sent: env.perf.when_sent(now),
             };
             primary.chunks.entry(write.chunk).or_default().chain.push_back(in_flight);
         }
@@ -307,7 +315,7 @@ impl Pg {
             return;
         }
         let Some(range) = BlockRange::covering(request.offset, request.len) else { return };
-        let queued = Queued { conn, request, range };
+        let queued = Queued { conn, request, range, watch: Stopwatch::start(env.now) };
         if queued.is_write() && self.is_repeated(conn, &queued.request, env) {
             return;
         }

@@ -6,6 +6,7 @@ use super::repair::Waiting;
 use super::{Pending, Pg};
 use crate::env::Env;
 use crate::lease::LEASE;
+use crate::perf::{Job, Lap};
 use crate::policy::Policy;
 use crate::store::api::{ReadKind, ReadOutcome, Token};
 use ashlar_types::{BLOCK_BYTES, Duration, Epoch, OsdId, Tick, aligned_payload};
@@ -16,9 +17,10 @@ use bytes::Bytes;
 const ASK_AGAIN: Duration = Duration::from_millis(50);
 
 impl Pg {
-    pub(super) fn begin_read<P: Policy>(&mut self, queued: Queued, env: &mut Env<P>) {
-        if !self.has_leases::<P>(env.me(), env.now) {
-            let now = env.now;
+    pub(super) fn begin_read<P: Policy>(&mut self, mut queued: Queued, env: &mut Env<P>) {
+        let now = env.now;
+        if !self.has_leases::<P>(env.me(), now) {
+            queued.watch.come(Lap::Lease, &env.perf, now);
             if let Some(primary) = self.primary() {
                 if !primary.awaits_leases() {
                     primary.unleased_since = now;
@@ -30,6 +32,7 @@ impl Pg {
             return;
         }
         self.renew_leases(env);
+        queued.watch.go(Lap::Store, &env.perf, now);
         let epoch = self.config.epoch;
         let kind = if queued.request.kind == IoKind::Read { ReadKind::Data } else { ReadKind::States };
         let token = env.read(self.id, queued.request.chunk, queued.range, kind, Pending::ClientRead { epoch });
@@ -140,7 +143,12 @@ impl Pg {
             self.begin_read(read.queued, env);
             return;
         }
-        self.answer_read(&read.queued, outcome, env);
+        let ReadOp { mut queued } = read;
+        self.answer_read(&queued, outcome, env);
+        if queued.request.kind == IoKind::Read {
+            queued.watch.come(Lap::Answer, &env.perf, env.now);
+            env.perf.finish(Job::Read, queued.watch);
+        }
     }
 
     fn answer_read<P: Policy>(&mut self, queued: &Queued, outcome: ReadOutcome, env: &mut Env<P>) {

@@ -5,6 +5,7 @@ use super::join::Join;
 use super::primary::{CreditLine, InFlight, Proposal, Queued, refusal};
 use super::{Pending, Pg};
 use crate::env::Env;
+use crate::perf::{Job, Lap};
 use crate::policy::Policy;
 use crate::store::Store;
 use crate::store::api::{ReadKind, ReadOutcome, StoreOp, Token};
@@ -78,7 +79,7 @@ impl Pg {
                 _ => Change::Write { range: queued.range, crcs: request.crcs.clone() },
             };
             let payload = request.payload.clone();
-            self.propose(Proposal { request: queued.request, change, payload }, env);
+            self.propose(Proposal { request: queued.request, change, payload, watch: queued.watch }, env);
             return;
         }
         let (first, last) = (queued.range.first(), BlockIndex(queued.range.end() - 1));
@@ -393,7 +394,8 @@ impl Pg {
     /// Numbers the write and has it prepared, here and at everybody else at once.
     fn replicate<P: Policy>(&mut self, proposal: Proposal, env: &mut Env<P>) {
         let (pg, me, now) = (self.id, env.me(), env.now);
-        let Proposal { request, change, payload } = proposal;
+        let Proposal { request, change, payload, mut watch } = proposal;
+        watch.go(Lap::Store, &env.perf, now);
         let (chunk, op) = (request.chunk, request.op);
         let prev = env.store.versions(pg, chunk).newest;
         let epoch = self.config.epoch;
@@ -428,7 +430,9 @@ impl Pg {
         let ops = primary.chunks.entry(chunk).or_default();
         ops.begun.retain(|(o, _)| *o != write.op);
         let telling = primary.tellings;
-        ops.chain.push_back(InFlight { write, payload, is_loaded: true, waiting, since: now, unread: None, telling });
+        let (watch, sent) = (Some(watch), env.perf.when_sent(now));
+        let (since, unread) = (now, None);
+        ops.chain.push_back(InFlight { write, payload, is_loaded: true, waiting, since, unread, telling, watch, sent });
         self.keep_timer(env);
     }
 
@@ -452,7 +456,9 @@ impl Pg {
         }
         let Some(ops) = primary.chunks.get_mut(&chunk) else { return };
         let Some(in_flight) = ops.chain.iter_mut().find(|w| w.write.version == version) else { return };
-        in_flight.waiting.remove(&from);
+        if in_flight.waiting.remove(&from) {
+            in_flight.on_prepared(from == env.config.store.osd, &mut env.perf, env.now);
+        }
         let telling = in_flight.telling;
         self.has_heard(from, telling);
         self.try_commit(chunk, env);
@@ -501,7 +507,7 @@ impl Pg {
         while ops.chain.front().is_some_and(|w| w.waiting.is_empty()) {
             let Some(done) = ops.chain.pop_front() else { break };
             newest = Some(done.write.version);
-            answered.push(done.write.op);
+            answered.push((done.write.op, done.watch));
         }
         let Some(newest) = newest else { return };
         for member in others.into_iter().chain(joining) {
@@ -510,8 +516,9 @@ impl Pg {
         primary.untold_since.get_or_insert(env.now);
         env.dirty.insert(pg);
         env.store.commit(pg, &[(chunk, newest)]);
-        for op in answered {
+        for (op, watch) in answered {
             self.answer(op, IoStatus::Ok, env);
+            watch.into_iter().for_each(|watch| env.perf.finish(Job::Write, watch));
         }
         self.start_queued(chunk, env);
         self.drive_floors(env);
@@ -573,5 +580,6 @@ fn merge(merging: Merging) -> Proposal {
         _ => payload[from..to].fill(0),
     }
     let crcs = payload.chunks_exact(block).map(Crc::of).collect();
-    Proposal { change: Change::Write { range, crcs }, payload: payload.freeze(), request }
+    let watch = merging.queued.watch;
+    Proposal { change: Change::Write { range, crcs }, payload: payload.freeze(), request, watch }
 }

@@ -202,6 +202,7 @@ impl Node {
         let mut actions = Vec::new();
         self.osd.step(self.now, event, &mut actions);
         self.osd.poll(self.now, &mut actions);
+        self.osd.perf().on_turn_end(self.now);
         self.perform(actions);
     }
 
