@@ -1,6 +1,7 @@
 //! The control protocol's requests and answers as plain types. `wire/control` gives them their form on the network
 //! (gRPC); the metadata core takes and gives them as they are.
 
+use crate::perf::{OsdPerf, PerfReport};
 use crate::scrub::{ScrubReport, ScrubTarget};
 use crate::view::{ClusterView, PoolInfo};
 use crate::{
@@ -120,6 +121,8 @@ pub enum ControlRequest {
         from: OsdId,
         report: ScrubReport,
     },
+    /// Read, of the leader's memory: the histograms that OSDs have told.
+    PerfStatus,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -129,6 +132,8 @@ pub struct OsdHeartbeat {
     /// Processes whose connections broke or who don't answer: starts detection, proves nothing.
     pub suspects: Vec<(OsdId, BootId)>,
     pub usage: OsdUsage,
+    /// Histograms that have changed since they were last told to this leader. Seldom more often than each second; nothing of an idle OSD.
+    pub perf: PerfReport,
 }
 
 /// Bytes.
@@ -187,6 +192,8 @@ pub enum ControlReply {
         number: u64,
         pgs: Vec<PgId>,
     },
+    /// Of the OSDs that the leader has heard, each with what it has told.
+    Perf(Vec<OsdPerf>),
 }
 
 /// What the leader knows beyond the replicated state.

@@ -15,6 +15,7 @@ use ashlar_osd_core::store::api::{StoreConfig, StoreError};
 use ashlar_osd_core::{Action, ConnId, DiskOp, Event, Honest, IoId, OsdConfig};
 use ashlar_sim_disk::SimDisk;
 use ashlar_types::control::{ControlError, ControlReply, ControlRequest, OsdHeartbeat};
+use ashlar_types::perf::PerfReport;
 use ashlar_types::{BootId, OsdId};
 use ashlar_wire::Message;
 use std::collections::BTreeMap;
@@ -334,7 +335,8 @@ impl World {
         let o = &self.osds[&osd];
         let suspects = o.suspects.iter().map(|(osd, boot)| (*osd, *boot)).collect();
         let usage = o.machine.as_ref().map(|m| m.usage()).unwrap_or_default();
-        let request = ControlRequest::OsdHeartbeat(OsdHeartbeat { osd, boot: o.boot, suspects, usage });
+        let perf = PerfReport::new();
+        let request = ControlRequest::OsdHeartbeat(OsdHeartbeat { osd, boot: o.boot, suspects, usage, perf });
         self.call(ProcId::Osd(osd), Purpose::Heartbeat, request);
         self.put(self.now + HEARTBEAT, ProcId::Osd(osd), Input::Heartbeat);
     }

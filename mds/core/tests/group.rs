@@ -4,7 +4,8 @@ mod support;
 
 use ashlar_mds_core::node::NodeEvent;
 use ashlar_types::control::{ControlError, ControlReply, ControlRequest, OsdHeartbeat, OsdUsage};
-use ashlar_types::{BootId, Duration, MdsId, Name, OsdId, Revision};
+use ashlar_types::perf::{OsdPerf, PerfReport, Stage};
+use ashlar_types::{BootId, Duration, Histogram, MdsId, Name, OsdId, Revision};
 use support::Group;
 
 fn name(text: &str) -> Name {
@@ -27,7 +28,13 @@ fn register(osd: u32, boot: u64) -> ControlRequest {
 
 fn heartbeat(osd: u32, boot: u64, suspects: Vec<(OsdId, BootId)>) -> ControlRequest {
     let usage = OsdUsage { total: 10, used: 3, ..OsdUsage::default() };
-    ControlRequest::OsdHeartbeat(OsdHeartbeat { osd: OsdId(osd), boot: BootId(boot), suspects, usage })
+    ControlRequest::OsdHeartbeat(OsdHeartbeat {
+        osd: OsdId(osd),
+        boot: BootId(boot),
+        suspects,
+        usage,
+        perf: PerfReport::new(),
+    })
 }
 
 fn osd_count(group: &mut Group) -> usize {
@@ -209,6 +216,44 @@ fn a_suspected_osd_goes_down_soon_unless_it_is_heard() {
     group.step(MdsId(1), NodeEvent::OsdConnectionLost { osd: OsdId(1), boot: BootId(99) });
     group.run(Duration::from_millis(400));
     assert!(is_up(&mut group, 1), "a connection of another process says nothing");
+}
+
+/// What the leader knows of each OSD's histograms: its boot and the counts.
+fn perf(group: &mut Group) -> Vec<(u32, u64, Vec<(Stage, u64)>)> {
+    let counts = |stages: PerfReport| stages.into_iter().map(|(stage, of)| (stage, of.count())).collect();
+    match group.request(ControlRequest::PerfStatus) {
+        Ok(ControlReply::Perf(osds)) => {
+            osds.into_iter().map(|OsdPerf { osd, boot, stages }| (osd.0, boot.0, counts(stages))).collect()
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+fn tell(group: &mut Group, boot: u64, stages: &[(Stage, u64)]) {
+    let histogram = |count: u64| {
+        let mut histogram = Histogram::default();
+        (0..count).for_each(|value| histogram.add(value));
+        histogram
+    };
+    let perf = stages.iter().map(|(stage, count)| (*stage, histogram(*count))).collect();
+    let (osd, boot, usage) = (OsdId(1), BootId(boot), OsdUsage::default());
+    let heartbeat = OsdHeartbeat { osd, boot, suspects: vec![], usage, perf };
+    group.request(ControlRequest::OsdHeartbeat(heartbeat)).expect("its process is the present one");
+}
+
+#[test]
+fn histograms_are_kept_by_stage_and_end_with_their_process() {
+    let mut group = Group::new(1, 14, |_| {});
+    group.request(create_osd()).expect("decided");
+    group.request(register(1, 11)).expect("decided");
+    assert_eq!(perf(&mut group), []);
+    tell(&mut group, 11, &[(Stage::Write, 2), (Stage::Read, 3)]);
+    tell(&mut group, 11, &[(Stage::Read, 4)]);
+    tell(&mut group, 11, &[]);
+    assert_eq!(perf(&mut group), [(1, 11, vec![(Stage::Write, 2), (Stage::Read, 4)])]);
+    group.request(register(1, 12)).expect("decided");
+    tell(&mut group, 12, &[]);
+    assert_eq!(perf(&mut group), [(1, 12, vec![])]);
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use ashlar_mds::{MdsConfig, MdsError, PeerConfig, run};
 use ashlar_types::control::{ControlError, ControlReply, ControlRequest, OsdHeartbeat, OsdUsage};
+use ashlar_types::perf::PerfReport;
 use ashlar_types::view::ClusterView;
 use ashlar_types::{BootId, Name, OsdId, Revision};
 use ashlar_wire_control::{ControlClient, ControlClientError};
@@ -195,7 +196,10 @@ async fn an_osd_whose_heartbeats_break_off_goes_down_soon() {
     let client = client(&daemons);
     client.request(create_osd()).await.expect("made");
     let mut heartbeats = client.heartbeats();
-    let heartbeat = || OsdHeartbeat { osd: OsdId(1), boot: BootId(11), suspects: vec![], usage: OsdUsage::default() };
+    let heartbeat = || {
+        let (usage, perf) = (OsdUsage::default(), PerfReport::new());
+        OsdHeartbeat { osd: OsdId(1), boot: BootId(11), suspects: vec![], usage, perf }
+    };
     let early = heartbeats.send(heartbeat()).await;
     assert!(matches!(early, Err(ControlClientError::Refused(ControlError::Invalid(_)))), "{early:?}");
     client.request(register(1, 11)).await.expect("registered");

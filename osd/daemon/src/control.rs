@@ -4,6 +4,7 @@
 //! T2: nothing here blocks the data thread; what doesn't fit into a bounded queue is dropped, and the core asks again.
 
 use crate::error::OsdError;
+use crate::perf_outbox::PerfOutbox;
 use crate::shell::{DataPort, Shared, ToControl, ToData};
 use ashlar_types::control::{ControlError, ControlRequest, OsdHeartbeat};
 use ashlar_types::{BootId, OsdId, Revision};
@@ -73,6 +74,7 @@ pub(crate) struct Control {
     /// Processes whose connections broke.
     suspects: Mutex<BTreeMap<OsdId, BootId>>,
     suspected: Notify,
+    perf: Mutex<PerfOutbox>,
     tasks: Arc<Semaphore>,
 }
 
@@ -93,6 +95,7 @@ impl Control {
             shared,
             suspects: Mutex::default(),
             suspected: Notify::new(),
+            perf: Mutex::default(),
             tasks,
         })
     }
@@ -152,12 +155,18 @@ impl Control {
             ToControl::Trust(osd) => {
                 self.suspects().remove(&osd);
             }
+            ToControl::Perf(news) => self.perf().add(news),
         }
     }
 
     fn suspects(&self) -> std::sync::MutexGuard<'_, BTreeMap<OsdId, BootId>> {
         // A map is never left half changed.
         self.suspects.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn perf(&self) -> std::sync::MutexGuard<'_, PerfOutbox> {
+        // As with the map of suspects.
+        self.perf.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Starts a task; drops it where too many run (T2).
@@ -233,6 +242,7 @@ impl Control {
     /// Until the metadata service says that it doesn't know this process.
     async fn send_heartbeats(&self) {
         let mut stream = self.client.heartbeats();
+        self.perf().send_all();
         let mut ticker = tokio::time::interval(HEARTBEAT_PERIOD);
         ticker.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut beat = self.shared.alive.load(Ordering::Acquire) + 1;
@@ -263,8 +273,13 @@ impl Control {
     async fn send_heartbeat(&self, stream: &mut ashlar_wire_control::HeartbeatStream) -> bool {
         let suspects = self.suspects().iter().map(|(osd, boot)| (*osd, *boot)).collect();
         let Identity { osd, boot, .. } = self.identity;
-        let heartbeat = OsdHeartbeat { osd, boot, suspects, usage: self.shared.counters.usage() };
-        match stream.send(heartbeat).await {
+        let (usage, perf) = (self.shared.counters.usage(), self.perf().take());
+        let heartbeat = OsdHeartbeat { osd, boot, suspects, usage, perf };
+        let sent = stream.send(heartbeat).await;
+        if sent.is_err() {
+            self.perf().send_all();
+        }
+        match sent {
             Err(ControlClientError::Refused(ControlError::Invalid(_) | ControlError::NotFound { .. })) => false,
             Err(error) => {
                 tracing::debug!(osd = osd.0, %error, "a heartbeat was lost");

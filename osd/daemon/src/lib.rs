@@ -11,6 +11,7 @@ mod counters;
 mod disk;
 mod error;
 mod mkfs;
+mod perf_outbox;
 mod ring;
 mod shell;
 mod signature;
@@ -21,7 +22,7 @@ pub use counters::Counters;
 pub use error::OsdError;
 pub use mkfs::{check_disk, check_size, create_disk_file, mkfs};
 
-use ashlar_osd_core::{Action, Event, Honest, Osd, OsdConfig, Policy};
+use ashlar_osd_core::{Action, Event, Honest, Osd, OsdConfig, Perf, Policy};
 use ashlar_types::control::OsdUsage;
 use ashlar_types::{BootId, Tick};
 use ashlar_wire_control::ControlClient;
@@ -47,6 +48,10 @@ impl<P: Policy> Core for Osd<P> {
 
     fn usage(&self) -> OsdUsage {
         Osd::usage(self)
+    }
+
+    fn perf(&mut self) -> &mut Perf {
+        Osd::perf(self)
     }
 }
 

@@ -6,6 +6,7 @@
 //! One thread, no lock; the control thread talks to it by a channel and an eventfd.
 
 mod network;
+mod perf;
 mod storage;
 
 use crate::clock;
@@ -14,8 +15,9 @@ use crate::counters::{Counters, add};
 use crate::disk::Disk;
 use crate::error::OsdError;
 use crate::ring::{Completion, Descriptor, Looked, Op, Ring};
-use ashlar_osd_core::{Action, Event, IoId};
+use ashlar_osd_core::{Action, Event, IoId, Moment, Perf};
 use ashlar_types::control::{ControlError, ControlReply, ControlRequest, OsdUsage};
+use ashlar_types::perf::PerfReport;
 use ashlar_types::view::ClusterView;
 use ashlar_types::{BootId, BusyPoll, ClusterId, Duration, OsdId, Tick};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -53,6 +55,7 @@ pub(crate) trait Core {
     fn step(&mut self, now: Tick, event: Event, actions: &mut Vec<Action>);
     fn poll(&mut self, now: Tick, actions: &mut Vec<Action>);
     fn usage(&self) -> OsdUsage;
+    fn perf(&mut self) -> &mut Perf;
 }
 
 /// From the control thread.
@@ -86,6 +89,8 @@ pub(crate) enum ToControl {
     Suspect(OsdId, BootId),
     /// It stands again.
     Trust(OsdId),
+    /// Histograms that have changed.
+    Perf(PerfReport),
 }
 
 /// Where the control thread leaves messages for the data thread.
@@ -125,7 +130,8 @@ enum Tag {
     Wake,
     Receive(u64),
     Send(u64),
-    Disk(IoId),
+    /// An operation, and when it was given to the disk.
+    Disk(IoId, Moment),
     Clock(Tick),
 }
 
@@ -308,6 +314,7 @@ impl<C: Core> Shell<C> {
         self.core.poll(self.now, &mut self.actions);
         self.act_on_all()?;
         self.flush_touched();
+        self.core.perf().on_turn_end(clock::now());
         Ok(())
     }
 
@@ -392,7 +399,7 @@ impl<C: Core> Shell<C> {
                 self.clocks.remove(&at);
             }
             (Tag::Send(key), _) => self.on_sent(key, completion.result),
-            (Tag::Disk(id), op) => self.on_disk(id, op, completion.result),
+            (Tag::Disk(id, begun), op) => self.on_disk(id, begun, op, completion.result),
             (tag, op) => unreachable!("the ring gives back what was submitted, not {tag:?} with {op:?}"),
         }
     }
@@ -407,6 +414,7 @@ impl<C: Core> Shell<C> {
             ToData::Beat(number) => {
                 self.shared.counters.set_usage(self.core.usage());
                 self.shared.alive.store(number, Ordering::Release);
+                self.tell_perf();
             }
             ToData::Stop => self.stop_at = Some(self.now + STOP_TIME),
         }
@@ -469,7 +477,7 @@ impl<C: Core> Shell<C> {
             let wait = std::time::Duration::from_millis(50);
             self.ring.enter(1, Some(wait)).map_err(|source| OsdError::System { what: "io_uring_enter", source })?;
             self.ring.completions(&mut completions);
-            let disk_ops = completions.drain(..).filter(|c: &Completion<Tag>| matches!(c.tag, Tag::Disk(_))).count();
+            let disk_ops = completions.drain(..).filter(|c: &Completion<Tag>| matches!(c.tag, Tag::Disk(..))).count();
             self.disk_ops -= disk_ops;
         }
         let counters = self.shared.counters.list();

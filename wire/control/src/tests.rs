@@ -2,6 +2,7 @@
 
 use crate::{ProtoError, proto};
 use ashlar_types::control::*;
+use ashlar_types::perf::*;
 use ashlar_types::scrub::*;
 use ashlar_types::view::*;
 use ashlar_types::*;
@@ -83,6 +84,16 @@ fn scrub_report() -> ScrubReport {
     }
 }
 
+fn perf() -> PerfReport {
+    let mut histogram = Histogram::default();
+    [0, 1, 1, 17, 1000, 1 << 20, u64::MAX >> 1].iter().for_each(|value| histogram.add(*value));
+    Stage::ALL
+        .into_iter()
+        .map(|stage| (stage, histogram.clone()))
+        .chain([(Stage::Read, Histogram::default())])
+        .collect()
+}
+
 fn attachment() -> AttachmentInfo {
     AttachmentInfo {
         id: AttachmentId(1),
@@ -138,7 +149,9 @@ fn requests_come_back_the_same() {
         R::RegisterGateway { gateway: gateway(), boot: BOOT, nbd_address: "a".into(), nbd_socket: "s".into() },
         R::OsdCreate { host: "h".into() },
         R::OsdRegister { osd, boot: BOOT, address: "a".into(), host: "h".into(), capacity: 9 },
-        R::OsdHeartbeat(OsdHeartbeat { osd, boot: BOOT, suspects, usage }),
+        R::OsdHeartbeat(OsdHeartbeat { osd, boot: BOOT, suspects: suspects.clone(), usage, perf: perf() }),
+        R::OsdHeartbeat(OsdHeartbeat { osd, boot: BOOT, suspects, usage, perf: PerfReport::new() }),
+        R::PerfStatus,
         R::OsdStopping { osd, boot: BOOT },
         R::BarrierPassed { barrier: 4, pgs: vec![PG] },
         R::ViewSince { revision: Revision(5) },
@@ -203,6 +216,8 @@ fn answers_come_back_the_same() {
             usage: vec![(OsdId(1), OsdUsage { total: 4, used: 3, repaired_blocks: 2, lost_blocks: 1 })],
         })),
         Ok(R::Scrub { number: 3, pgs: vec![PG] }),
+        Ok(R::Perf(vec![])),
+        Ok(R::Perf(vec![OsdPerf { osd: OsdId(1), boot: BOOT, stages: perf() }])),
         Err(E::NotFound { what: text(), name: text() }),
         Err(E::Exists { what: text(), name: text() }),
         Err(E::Invalid(text())),
@@ -247,6 +262,21 @@ fn what_is_wrong_is_refused_by_field() {
     let mut wrong = proto::ClusterView::from(view());
     wrong.pgs[0].epoch = u32::MAX;
     assert!(matches!(ClusterView::try_from(wrong), Err(ProtoError::Range { field: "PgConfig.epoch", .. })));
+}
+
+#[test]
+fn histograms_of_other_versions_are_taken_as_far_as_they_are_understood() {
+    // Of an older peer there are none.
+    let old = proto::OsdHeartbeat { osd: 1, boot: 2, ..Default::default() };
+    assert_eq!(OsdHeartbeat::from(old).perf, PerfReport::new());
+    let of = |stage, steps: &[u32], counts: &[u64]| {
+        let (steps, counts) = (steps.to_vec(), counts.to_vec());
+        proto::StageHistogram { stage, sum: 5, max: 4, steps, counts }
+    };
+    let perf = vec![of(u32::MAX, &[1], &[1]), of(0, &[], &[]), of(1, &[u32::MAX, u32::MAX, 9], &[1, u64::MAX])];
+    let heartbeat = OsdHeartbeat::from(proto::OsdHeartbeat { perf, ..Default::default() });
+    let counts: Vec<_> = heartbeat.perf.iter().map(|(stage, histogram)| (*stage, histogram.count())).collect();
+    assert_eq!(counts, [(Stage::Write, u64::MAX)]);
 }
 
 /// A change of golden/control-v1.hex is a change of the protocol: only ever add to it, and say so in the commit's first line.

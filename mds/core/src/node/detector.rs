@@ -5,6 +5,7 @@
 use super::NodeConfig;
 use crate::state::{ClusterState, Command};
 use ashlar_types::control::{OsdHeartbeat, OsdUsage};
+use ashlar_types::perf::{OsdPerf, PerfReport};
 use ashlar_types::{BootId, Duration, OsdId, Revision, Tick};
 use std::collections::BTreeMap;
 
@@ -19,6 +20,8 @@ struct Heard {
     proposed: Option<Tick>,
     /// `None` until it was heard.
     usage: Option<OsdUsage>,
+    /// All that it has told, each stage as it was told last.
+    perf: PerfReport,
 }
 
 #[derive(Default)]
@@ -43,6 +46,7 @@ impl Detector {
         heard.at = now;
         heard.suspected = None;
         heard.usage = Some(heartbeat.usage);
+        heard.perf.extend(heartbeat.perf);
         if !state.is_up(osd) {
             let due = heard.proposed.is_none_or(|at| now - at > config.osd_suspect_grace);
             let again = due && state.can_be_up_again(osd);
@@ -108,10 +112,15 @@ impl Detector {
         self.osds.iter().filter_map(|(osd, heard)| Some((*osd, heard.usage?)))
     }
 
+    pub(super) fn perf(&self) -> impl Iterator<Item = OsdPerf> + '_ {
+        let heard = self.osds.iter().filter(|(_, heard)| heard.usage.is_some());
+        heard.map(|(osd, heard)| OsdPerf { osd: *osd, boot: heard.boot, stages: heard.perf.clone() })
+    }
+
     /// A process seen for the first time begins with a full grace period.
     fn entry(&mut self, osd: OsdId, boot: BootId) -> &mut Heard {
         let now = self.ran;
-        let fresh = || Heard { boot, at: now, suspected: None, proposed: None, usage: None };
+        let fresh = || Heard { boot, at: now, suspected: None, proposed: None, usage: None, perf: PerfReport::new() };
         let heard = self.osds.entry(osd).or_insert_with(fresh);
         if heard.boot != boot {
             *heard = fresh();

@@ -78,6 +78,9 @@ impl MetadataNode {
         if request == ControlRequest::ServiceStatus {
             return self.reply(id, Ok(ControlReply::Status(self.status())), actions);
         }
+        if request == ControlRequest::PerfStatus {
+            return self.reply(id, Ok(ControlReply::Perf(self.detector.perf().collect())), actions);
+        }
         if self.requests.len() >= REQUESTS_MAX {
             return self.reply(id, Err(ControlError::Busy), actions);
         }

@@ -144,6 +144,7 @@ impl ClusterState {
             | R::AttachmentList { .. }
             | R::ViewSince { .. }
             | R::ServiceStatus
+            | R::PerfStatus
             | R::OsdHeartbeat(_) => self.query(&request).unwrap_or_else(|| self.unchanged()),
         }
     }

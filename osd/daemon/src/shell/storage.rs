@@ -3,8 +3,9 @@
 use super::{Core, Shell, Tag};
 use crate::counters::add;
 use crate::ring::{Done, Op};
-use ashlar_osd_core::{DiskError, DiskOp, Event, IoId};
+use ashlar_osd_core::{DiskError, DiskOp, Event, IoId, Moment};
 use ashlar_types::aligned_payload;
+use ashlar_types::perf::Stage;
 use bytes::Bytes;
 use std::io;
 
@@ -46,11 +47,15 @@ impl<C: Core> Shell<C> {
             }
         };
         self.disk_ops += 1;
-        self.ring.submit(Tag::Disk(id), op);
+        let begun = self.core.perf().when_sent(self.now);
+        self.ring.submit(Tag::Disk(id, begun), op);
     }
 
-    pub(super) fn on_disk(&mut self, id: IoId, op: Op, result: io::Result<Done>) {
+    pub(super) fn on_disk(&mut self, id: IoId, begun: Moment, op: Op, result: io::Result<Done>) {
         self.disk_ops -= 1;
+        if let Some(stage) = stage_of(&op) {
+            self.core.perf().on_done(stage, begun, self.now);
+        }
         let result = match (result, op) {
             (Ok(_), Op::Read { buffer, .. }) => Ok(buffer.freeze()),
             (Ok(_), _) => Ok(Bytes::new()),
@@ -69,6 +74,15 @@ impl<C: Core> Shell<C> {
             }
         };
         self.event(Event::Disk(id, result));
+    }
+}
+
+fn stage_of(op: &Op) -> Option<Stage> {
+    match op {
+        Op::Write { .. } => Some(Stage::DiskWrite),
+        Op::Read { .. } => Some(Stage::DiskRead),
+        Op::Flush { .. } => Some(Stage::DiskFlush),
+        _ => None,
     }
 }
 

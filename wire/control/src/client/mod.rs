@@ -143,6 +143,7 @@ fn is_repeatable(request: &ControlRequest) -> bool {
         | R::AttachmentList { .. }
         | R::ViewSince { .. }
         | R::ServiceStatus
+        | R::PerfStatus
         | R::VolumeExtend { .. }
         | R::OpenAttachment { .. }
         | R::RegisterGateway { .. }

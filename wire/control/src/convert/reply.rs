@@ -56,6 +56,7 @@ impl From<ControlReply> for proto::ControlReply {
             R::Scrub { number, pgs } => {
                 Kind::Scrub(proto::Scrubs { number, pgs: pgs.into_iter().map(pg_to_proto).collect() })
             }
+            R::Perf(osds) => Kind::Perf(proto::PerfReports { osds: osds.into_iter().map(Into::into).collect() }),
         };
         proto::ControlReply { reply: Some(kind) }
     }
@@ -83,6 +84,7 @@ impl TryFrom<proto::ControlReply> for ControlReply {
             Kind::Scrub(scrub) => {
                 R::Scrub { number: scrub.number, pgs: scrub.pgs.into_iter().map(pg_from_proto).collect() }
             }
+            Kind::Perf(perf) => R::Perf(perf.osds.into_iter().map(Into::into).collect()),
         })
     }
 }

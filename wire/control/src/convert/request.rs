@@ -1,5 +1,6 @@
 //! `ashlar_types::control::ControlRequest`.
 
+use super::perf::{stages_from_proto, stages_to_proto};
 use super::{ProtoError, byte, name, pg_from_proto, pg_required, pg_to_proto, required};
 use crate::proto;
 use crate::proto::control_request::Request as Kind;
@@ -62,6 +63,7 @@ impl From<ControlRequest> for proto::ControlRequest {
                 from: from.0,
                 report: Some(report.into()),
             }),
+            R::PerfStatus => Kind::PerfStatus(proto::PerfStatus {}),
         };
         proto::ControlRequest { request: Some(kind) }
     }
@@ -137,6 +139,7 @@ impl TryFrom<proto::ControlRequest> for ControlRequest {
                 from: OsdId(r.from),
                 report: required("ScrubDone.report", r.report)?.try_into()?,
             },
+            Kind::PerfStatus(_) => R::PerfStatus,
         })
     }
 }
@@ -195,6 +198,7 @@ impl From<OsdHeartbeat> for proto::OsdHeartbeat {
             boot: h.boot.0,
             suspects: h.suspects.into_iter().map(suspect).collect(),
             usage: Some(h.usage.into()),
+            perf: stages_to_proto(h.perf),
         }
     }
 }
@@ -206,6 +210,7 @@ impl From<proto::OsdHeartbeat> for OsdHeartbeat {
             boot: BootId(h.boot),
             suspects: h.suspects.into_iter().map(|s| (OsdId(s.osd), BootId(s.boot))).collect(),
             usage: h.usage.unwrap_or_default().into(),
+            perf: stages_from_proto(h.perf),
         }
     }
 }

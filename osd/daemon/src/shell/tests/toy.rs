@@ -3,7 +3,7 @@
 use super::super::{Core, DataPort, Parts, Shared, Shell, ToControl, ToData};
 use crate::disk::Disk;
 use crate::error::OsdError;
-use ashlar_osd_core::{Action, ConnId, DiskOp, Event, IoId};
+use ashlar_osd_core::{Action, ConnId, DiskOp, Event, IoId, Perf};
 use ashlar_types::control::OsdUsage;
 use ashlar_types::{
     AttachmentId, BLOCK_BYTES, BootId, ChunkId, ClusterId, Crc, Epoch, Generation, OpId, OpNumber, OsdId, PgId, Tick,
@@ -45,11 +45,12 @@ pub(super) struct Toy {
     last_io: u64,
     /// Requests that wait for the disk.
     pending: HashMap<IoId, (ConnId, IoRequest)>,
+    perf: Perf,
 }
 
 impl Toy {
     pub(super) fn new(heard: mpsc::Sender<Heard>) -> Toy {
-        Toy { heard, first: Vec::new(), last_io: 1000, pending: HashMap::new() }
+        Toy { heard, first: Vec::new(), last_io: 1000, pending: HashMap::new(), perf: Perf::new(Tick(0)) }
     }
 
     fn on_request(&mut self, conn: ConnId, request: IoRequest, actions: &mut Vec<Action>) {
@@ -121,6 +122,10 @@ impl Core for Toy {
 
     fn usage(&self) -> OsdUsage {
         OsdUsage { total: DISK_BYTES, used: 4096, ..OsdUsage::default() }
+    }
+
+    fn perf(&mut self) -> &mut Perf {
+        &mut self.perf
     }
 }
 
