@@ -48,6 +48,8 @@ pub enum Command {
     Volume(VolumeCommand),
     /// Compare the copies of what is stored, and repair what is damaged
     Scrub(ScrubArgs),
+    /// Where the time of requests goes, in each OSD and in all of them
+    Perf(PerfArgs),
     /// Try the code against faults
     #[command(subcommand)]
     Chaos(ChaosCommand),
@@ -87,6 +89,28 @@ impl ScrubArgs {
             (None, None, Some(osd)) => ScrubTarget::Osd(OsdId(osd)),
             (None, None, None) => ScrubTarget::All,
         }
+    }
+}
+
+/// What is waited for at most between two looks.
+const WATCH_SECONDS_MAX: u64 = 24 * 60 * 60;
+
+#[derive(Debug, Args)]
+pub struct PerfArgs {
+    /// Only this OSD [default: the cluster and each OSD]
+    #[arg(long, value_name = "ID")]
+    pub osd: Option<u32>,
+    /// What has come in the next so many seconds, again and again [default: what has come since each OSD's start]
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=WATCH_SECONDS_MAX), allow_hyphen_values = true)]
+    pub watch: Option<u64>,
+    /// So often [default: until it is stopped]
+    #[arg(long, value_name = "N", requires = "watch", value_parser = clap::value_parser!(u64).range(1..), allow_hyphen_values = true)]
+    pub times: Option<u64>,
+}
+
+impl PerfArgs {
+    pub fn osd(&self) -> Option<OsdId> {
+        self.osd.map(OsdId)
     }
 }
 
@@ -430,6 +454,10 @@ mod tests {
             "ashlar scrub --pg pg.1.0 --deep",
             "ashlar scrub --osd 2",
             "ashlar scrub --cancel",
+            "ashlar perf",
+            "ashlar perf --osd 2 --json",
+            "ashlar perf --watch 5",
+            "ashlar perf --watch 5 --times 3 --json",
             "ashlar mds --config /c --print-config",
             "ashlar gateway --config /c",
             "ashlar chaos sim --seeds 2000 --first-seed 7",
@@ -454,5 +482,9 @@ mod tests {
         assert!(mistake("ashlar scrub --pg 7").contains("pg.POOL.INDEX"));
         assert!(mistake("ashlar scrub --pg pg.1.0 --osd 2").contains("--osd"));
         assert!(mistake("ashlar scrub --cancel --deep").contains("--deep"));
+        assert!(mistake("ashlar perf --watch 0").contains("0 is not in 1..=86400"));
+        assert!(mistake("ashlar perf --watch -1").contains("'-1'"));
+        assert!(mistake("ashlar perf --times 2").contains("--watch <SECONDS>"));
+        assert!(mistake("ashlar perf --osd two").contains("'two'"));
     }
 }

@@ -2,6 +2,7 @@
 
 use crate::error::CliError;
 use ashlar_types::control::{ControlReply, ControlRequest, OsdUsage, VolumeInfo};
+use ashlar_types::perf::OsdPerf;
 use ashlar_types::view::{ClusterView, PoolInfo};
 use ashlar_types::{ClusterId, OsdId, PgId, Revision};
 use ashlar_wire_control::ControlClient;
@@ -66,6 +67,14 @@ impl Control {
         match self.ask(request).await? {
             ControlReply::Scrub { number, pgs } => Ok((number, pgs)),
             reply => Err(CliError::unexpected("scrub", &reply)),
+        }
+    }
+
+    /// What OSDs have told of the time of their requests.
+    pub async fn perf(&self) -> Result<Vec<OsdPerf>, CliError> {
+        match self.ask(ControlRequest::PerfStatus).await? {
+            ControlReply::Perf(osds) => Ok(osds),
+            reply => Err(CliError::unexpected("perf", &reply)),
         }
     }
 

@@ -30,14 +30,19 @@ impl Output {
 
 /// Prints a line now: progress of a command that goes on.
 pub fn print_line(text: &str) -> io::Result<()> {
+    print_to_reader(text).map(|_| ())
+}
+
+/// The same; false once nobody reads any more.
+pub fn print_to_reader(text: &str) -> io::Result<bool> {
     if text.is_empty() {
-        return Ok(());
+        return Ok(true);
     }
     let mut out = io::stdout().lock();
     let written = writeln!(out, "{}", text.trim_end_matches('\n')).and_then(|()| out.flush());
     match written {
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        other => other,
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        other => other.map(|()| true),
     }
 }
 

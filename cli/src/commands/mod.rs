@@ -7,6 +7,7 @@ pub mod detach;
 pub mod disk;
 pub mod inspect;
 pub mod osd;
+pub mod perf;
 pub mod pool;
 pub mod scrub;
 pub mod status;

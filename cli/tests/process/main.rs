@@ -9,5 +9,6 @@ mod crash;
 mod damaged;
 mod lifecycle;
 mod nbd_hostile;
+mod perf;
 mod production;
 mod scrub;
