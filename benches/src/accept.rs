@@ -87,6 +87,7 @@ pub fn kill_stall(sandbox: &Sandbox, settings: &Settings, kills: usize) -> Resul
         write_percent: 100,
         request_bytes: BLOCK_BYTES,
         depth: 1,
+        rate: None,
         random: true,
         verify: true,
         blocks: 0..library.blocks(),

@@ -4,6 +4,7 @@
 use crate::error::BenchError;
 use ashlar_types::BLOCK_BYTES;
 use bytes::{Bytes, BytesMut};
+use std::ops::Range;
 
 const BLOCK: usize = BLOCK_BYTES as usize;
 const WORD: usize = 8;
@@ -25,8 +26,20 @@ impl Contents {
         Contents { seed, writes: vec![0; usize::try_from(blocks).expect("a volume for tests")] }
     }
 
+    /// Of a volume that others may have written.
+    pub fn unknown(blocks: u64) -> Contents {
+        let mut contents = Contents::new(0, blocks);
+        contents.writes.fill(UNKNOWN);
+        contents
+    }
+
     pub fn blocks(&self) -> u64 {
         self.writes.len() as u64
+    }
+
+    /// Whether it is known of any of these blocks what it holds.
+    pub fn knows_any(&self, blocks: Range<u64>) -> bool {
+        self.writes[blocks.start as usize..blocks.end as usize].iter().any(|writes| *writes != UNKNOWN)
     }
 
     /// The data of the next write to these blocks.
@@ -43,10 +56,6 @@ impl Contents {
     /// Something else is about to write them.
     pub fn forget(&mut self, first: u64, count: u32) {
         self.writes[first as usize..(first + u64::from(count)) as usize].fill(UNKNOWN);
-    }
-
-    pub fn forget_all(&mut self) {
-        self.writes.fill(UNKNOWN);
     }
 
     /// What a read that is sent now has to bring.
@@ -172,7 +181,9 @@ mod tests {
         let mut contents = Contents::new(1, 4);
         contents.check(0, contents.expect(0, 1), &[Bytes::from(vec![0; BLOCK])]).expect("zeroes");
         assert!(contents.check(0, contents.expect(0, 1), &[Bytes::from(vec![1; BLOCK])]).is_err());
+        assert!(contents.knows_any(0..1));
         contents.forget(0, 1);
+        assert!(!contents.knows_any(0..1) && contents.knows_any(0..2) && !Contents::unknown(4).knows_any(0..4));
         contents.check(0, contents.expect(0, 1), &[Bytes::from(vec![1; BLOCK])]).expect("anything");
     }
 }

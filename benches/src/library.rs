@@ -1,33 +1,54 @@
-//! A volume through the library, as a gateway would have it, on one thread of its own.
+//! One client: volumes through the library, as a gateway would have them, with connections and one thread of its own.
 
 use crate::contents::Contents;
 use crate::error::BenchError;
+use crate::joined::Joined;
 use crate::load::{self, Job, Outcome};
 use ashlar_client::{Cluster, Volume};
 use ashlar_types::control::{AttachMode, ControlReply, ControlRequest};
 use ashlar_types::view::ClusterView;
 use ashlar_types::{BLOCK_BYTES, BlockDevice, BootId, Name};
 use ashlar_wire_control::ControlClient;
+use std::collections::VecDeque;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 use tokio::runtime::Runtime;
+use tokio::task::JoinHandle;
 
 const PATIENCE: Duration = Duration::from_secs(30);
+/// Control requests that are under way at a time.
+const CONTROL_DEPTH: usize = 32;
+/// Clients of this process so far: a gateway has a name for each.
+static CLIENTS: AtomicU32 = AtomicU32::new(0);
 
-#[derive(Debug)]
 pub struct Library {
     runtime: Runtime,
     control: ControlClient,
-    volume: Arc<Volume>,
-    name: Name,
+    volumes: Vec<Arc<Volume>>,
     gateway: String,
+    device: Arc<dyn BlockDevice>,
     contents: Option<Contents>,
 }
+
+/// A job that runs.
+#[derive(Debug)]
+pub struct Running(JoinHandle<(Result<Outcome, BenchError>, Option<Contents>)>);
 
 impl Library {
     /// Attaches a volume that nobody has, and opens it. `contents`: what it should hold, if that is known.
     pub fn attach(mds: &[String], name: &str, contents: Option<Contents>) -> Result<Library, BenchError> {
+        Library::attach_all(mds, &[name.to_owned()], AttachMode::Exclusive, contents)
+    }
+
+    /// Attaches volumes of one size, which are one device for jobs, one behind the other.
+    pub fn attach_all(
+        mds: &[String],
+        names: &[String],
+        mode: AttachMode,
+        contents: Option<Contents>,
+    ) -> Result<Library, BenchError> {
         // One worker: the load comes from the thread that completes requests (load.rs, G3).
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
@@ -35,41 +56,41 @@ impl Library {
             .build()
             .map_err(|source| BenchError::Spawn { program: "a runtime".to_owned(), source })?;
         let control = ControlClient::new(mds.iter().cloned())?;
-        let name = Name::new(name).map_err(ashlar_client::OpenError::from)?;
-        let gateway = format!("bench.{}", std::process::id());
-        let boot = BootId(RandomState::new().build_hasher().finish() | 1);
-        let volume = runtime.block_on(async {
-            let cluster = Cluster::connect(Arc::new(control.clone())).await?;
-            let (name, mode) = (name.clone(), AttachMode::Exclusive);
-            let request =
-                ControlRequest::Attach { name: name.clone(), gateway: gateway.clone(), mode, read_only: false };
-            control.request(request).await?;
-            let volume = Volume::open(&cluster, &name, &gateway, boot, PATIENCE).await?;
-            Ok::<_, BenchError>(volume)
-        })?;
-        let blocks = volume.info().size / u64::from(BLOCK_BYTES);
-        let contents = contents.unwrap_or_else(|| {
-            let mut unknown = Contents::new(0, blocks);
-            unknown.forget_all();
-            unknown
-        });
+        let gateway = format!("bench.{}.{}", std::process::id(), CLIENTS.fetch_add(1, Ordering::Relaxed));
+        let volumes = runtime.block_on(open_all(&control, names, &gateway, mode))?;
+        let device = Joined::of(volumes.iter().map(|volume| volume.clone() as Arc<dyn BlockDevice>).collect())?;
+        let blocks = device.info().size / u64::from(BLOCK_BYTES);
+        let contents = contents.unwrap_or_else(|| Contents::unknown(blocks));
         if contents.blocks() != blocks {
-            return Err(BenchError::Wrong(format!("{name} has {blocks} blocks, not {}", contents.blocks())));
+            return Err(BenchError::Wrong(format!("{names:?} have {blocks} blocks, not {}", contents.blocks())));
         }
-        Ok(Library { runtime, control, volume, name, gateway, contents: Some(contents) })
+        Ok(Library { runtime, control, volumes, gateway, device, contents: Some(contents) })
     }
 
     pub fn blocks(&self) -> u64 {
-        self.volume.info().size / u64::from(BLOCK_BYTES)
+        self.device.info().size / u64::from(BLOCK_BYTES)
+    }
+
+    /// What the volumes should hold; none while a job runs.
+    pub fn contents(&self) -> Option<&Contents> {
+        self.contents.as_ref()
     }
 
     /// Runs a job on the library's thread, and waits for its end.
     pub fn run(&mut self, job: Job) -> Result<Outcome, BenchError> {
+        let running = self.start(job)?;
+        self.finish(running)
+    }
+
+    /// The same in two steps, so that several clients can run at a time.
+    pub fn start(&mut self, job: Job) -> Result<Running, BenchError> {
         let contents =
             self.contents.take().ok_or_else(|| BenchError::Wrong("an earlier job did not end".to_owned()))?;
-        let device: Arc<dyn BlockDevice> = self.volume.clone();
-        let task = self.runtime.spawn(load::run(device, job, contents));
-        let joined = self.runtime.block_on(task);
+        Ok(Running(self.runtime.spawn(load::run(self.device.clone(), job, contents))))
+    }
+
+    pub fn finish(&mut self, running: Running) -> Result<Outcome, BenchError> {
+        let joined = self.runtime.block_on(running.0);
         let (result, contents) =
             joined.map_err(|error| BenchError::Wrong(format!("the load generator ended: {error}")))?;
         self.contents = contents;
@@ -81,15 +102,87 @@ impl Library {
         Watcher { runtime: self.runtime.handle().clone(), control: self.control.clone() }
     }
 
-    /// Gives the volume back, and what it holds.
+    /// Gives the volumes back, and what they hold.
     pub fn detach(mut self) -> Result<Option<Contents>, BenchError> {
-        let (volume, control) = (&self.volume, &self.control);
-        let request = ControlRequest::Detach { name: self.name.clone(), gateway: Some(self.gateway.clone()) };
-        self.runtime.block_on(async {
-            volume.close(Duration::from_secs(5)).await;
-            control.request(request).await
-        })?;
+        let detach = |volume: Arc<Volume>| {
+            let (control, gateway) = (self.control.clone(), self.gateway.clone());
+            async move {
+                volume.close(Duration::from_secs(5)).await;
+                let request = ControlRequest::Detach { name: volume.name().clone(), gateway: Some(gateway) };
+                control.request(request).await.map(|_| ()).map_err(BenchError::from)
+            }
+        };
+        self.runtime.block_on(all_in_order(self.volumes.drain(..).map(detach)))?;
         Ok(self.contents.take())
+    }
+}
+
+/// Makes volumes of one size, many at a time.
+pub fn create_volumes(mds: &[String], names: Vec<String>, bytes: u64) -> Result<(), BenchError> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|source| BenchError::Spawn { program: "a runtime".to_owned(), source })?;
+    runtime.block_on(async {
+        let control = ControlClient::new(mds.iter().cloned())?;
+        let create = |name: String| {
+            let control = control.clone();
+            async move {
+                let name = Name::new(&name).map_err(ashlar_client::OpenError::from)?;
+                control.request(ControlRequest::VolumeCreate { name, size: bytes, pool: None }).await?;
+                Ok::<(), BenchError>(())
+            }
+        };
+        all_in_order(names.into_iter().map(create)).await.map(|_| ())
+    })
+}
+
+async fn open_all(
+    control: &ControlClient,
+    names: &[String],
+    gateway: &str,
+    mode: AttachMode,
+) -> Result<Vec<Arc<Volume>>, BenchError> {
+    let boot = BootId(RandomState::new().build_hasher().finish() | 1);
+    let cluster = Cluster::connect(Arc::new(control.clone())).await?;
+    let open = |name: String| {
+        let (cluster, control, gateway) = (cluster.clone(), control.clone(), gateway.to_owned());
+        async move {
+            let name = Name::new(&name).map_err(ashlar_client::OpenError::from)?;
+            let request =
+                ControlRequest::Attach { name: name.clone(), gateway: gateway.clone(), mode, read_only: false };
+            control.request(request).await?;
+            Ok::<_, BenchError>(Volume::open(&cluster, &name, &gateway, boot, PATIENCE).await?)
+        }
+    };
+    all_in_order(names.iter().cloned().map(open)).await
+}
+
+/// What all of them come to, [`CONTROL_DEPTH`] at a time; or the first failure.
+async fn all_in_order<F, T>(tasks: impl Iterator<Item = F>) -> Result<Vec<T>, BenchError>
+where
+    F: Future<Output = Result<T, BenchError>> + Send + 'static,
+    T: Send + 'static,
+{
+    let mut under_way = VecDeque::with_capacity(CONTROL_DEPTH);
+    let mut results = Vec::new();
+    let mut tasks = tasks.map(tokio::spawn);
+    loop {
+        let next = tasks.next();
+        let is_last = next.is_none();
+        under_way.extend(next);
+        if under_way.len() < CONTROL_DEPTH && !is_last {
+            continue;
+        }
+        let Some(oldest) = under_way.pop_front() else { return Ok(results) };
+        let result = oldest.await.map_err(|error| BenchError::Wrong(format!("a control request ended: {error}")))?;
+        results.push(result?);
+    }
+}
+
+impl std::fmt::Debug for Library {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Library").field("gateway", &self.gateway).finish_non_exhaustive()
     }
 }
 
@@ -106,6 +199,16 @@ impl Watcher {
         match self.runtime.block_on(self.control.request(request))? {
             ControlReply::View(view) => Ok(*view),
             other => Err(BenchError::Wrong(format!("the metadata service answered {other:?} instead of a view"))),
+        }
+    }
+
+    /// Bytes used and bytes in all, of each OSD that has told.
+    pub fn usage(&self) -> Result<Vec<(u64, u64)>, BenchError> {
+        match self.runtime.block_on(self.control.request(ControlRequest::ServiceStatus))? {
+            ControlReply::Status(status) => {
+                Ok(status.usage.iter().map(|(_, usage)| (usage.used, usage.total)).collect())
+            }
+            other => Err(BenchError::Wrong(format!("the metadata service answered {other:?} instead of its status"))),
         }
     }
 

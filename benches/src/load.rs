@@ -1,20 +1,26 @@
-//! The load generator: keeps a number of requests under way on a device and measures each.
+//! The load generator: keeps a number of requests under way on a device, or sends them at a rate, and measures each.
 //!
 //! G1: the next request of a place in the queue is sent from the completion of the one before it, so no thread is woken for
 //! it. G2: nothing is locked while a request is handed to the device, which may complete it at once. G3: one thread sends
 //! everything (that of the device's completions), so that the order in which contents are noted is the order of submission,
-//! in which overlapping requests take effect: a read is compared with exactly what it has to bring.
+//! in which overlapping requests take effect: a read is compared with exactly what it has to bring. G4: at a rate, the time of a
+//! request counts from the moment it should have been sent, so a device that answers late is charged for what waited behind it.
+
+mod pace;
 
 use crate::contents::Contents;
 use crate::error::BenchError;
 use ashlar_types::{BLOCK_BYTES, BlockDevice, BlockError, BlockOp, BlockReply, BlockRequest, Completions};
 use bytes::Bytes;
 use hdrhistogram::Histogram;
+use pace::Ticks;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
+
+pub use pace::Rate;
 
 /// Random data that unverified writes send pieces of, in bytes.
 const NOISE: usize = 4 << 20;
@@ -30,8 +36,10 @@ pub struct Job {
     pub write_percent: u32,
     /// A multiple of a block.
     pub request_bytes: u32,
-    /// Requests under way.
+    /// Requests under way; with a rate, at most so many.
     pub depth: usize,
+    /// Without, the next request is sent when one is answered.
+    pub rate: Option<Rate>,
     pub random: bool,
     /// Write contents that can be recognised, and check what is read.
     pub verify: bool,
@@ -55,6 +63,8 @@ pub struct Outcome {
     pub reads: u64,
     pub writes: u64,
     pub elapsed: Duration,
+    /// Requests that the rate asked for and that found no place among those under way before the end.
+    pub unsent: u64,
     /// Nanoseconds.
     pub latency: Histogram<u64>,
     pub slow: Vec<Slow>,
@@ -71,6 +81,17 @@ impl Outcome {
     pub fn requests(&self) -> u64 {
         self.reads + self.writes
     }
+
+    /// With what another client did at the same time.
+    pub fn and(mut self, other: Outcome) -> Outcome {
+        self.reads += other.reads;
+        self.writes += other.writes;
+        self.unsent += other.unsent;
+        self.elapsed = self.elapsed.max(other.elapsed);
+        self.latency += other.latency;
+        self.slow.extend(other.slow);
+        self
+    }
 }
 
 /// Runs a job to its end. `contents` comes back as it is then.
@@ -85,10 +106,11 @@ pub async fn run(
     };
     let (done, ended) = oneshot::channel();
     let generator = Arc::new_cyclic(|me| Generator::new(device, job, contents, me.clone(), done));
+    let ticks = generator.ticks();
     for place in 0..generator.depth {
         generator.send_next(place);
     }
-    let in_time = tokio::time::timeout(limit, ended).await.is_ok();
+    let in_time = tokio::time::timeout(limit, generator.until(ended, ticks)).await.is_ok();
     let mut state = generator.lock();
     let contents = state.contents.take();
     let failure = state.failure.take();
@@ -113,6 +135,8 @@ struct State {
     begin: Instant,
     end: Instant,
     places: Vec<Place>,
+    /// Places that wait for their time to send; only with a rate.
+    free: Vec<usize>,
     contents: Option<Contents>,
     noise: Bytes,
     random: u64,
@@ -130,6 +154,7 @@ struct State {
 /// A place in the queue: the request that is under way there.
 #[derive(Clone, Debug)]
 struct Place {
+    /// Or should have been (G4).
     sent: Instant,
     is_write: bool,
     first: u64,
@@ -152,8 +177,9 @@ impl Generator {
             begin,
             end: begin,
             places: vec![place; depth],
+            free: Vec::new(),
             contents: Some(contents),
-            noise: noise(job.seed),
+            noise: if job.verify || job.write_percent == 0 { Bytes::new() } else { noise(job.seed) },
             random: job.seed,
             next_block: job.blocks.start,
             sent: 0,
@@ -179,6 +205,29 @@ impl Generator {
         let completions: Arc<dyn Completions> = me;
         self.device.submit(request, &completions);
     }
+
+    fn ticks(&self) -> Option<Ticks> {
+        let state = self.lock();
+        state.job.rate.map(|rate| Ticks::start(rate, state.begin))
+    }
+
+    /// Sends at each tick what is due, on the thread of the completions (G3), until the job has ended.
+    async fn until(&self, mut ended: oneshot::Receiver<()>, ticks: Option<Ticks>) {
+        let Some(ticks) = ticks else {
+            // The other end only goes with the generator.
+            let _ = ended.await;
+            return;
+        };
+        while ended.try_recv().is_err() {
+            ticks.next().await;
+            loop {
+                // The lock goes with this line (G2).
+                let due = self.lock().take_due();
+                let Some(place) = due else { break };
+                self.send_next(place);
+            }
+        }
+    }
 }
 
 impl Completions for Generator {
@@ -193,13 +242,29 @@ impl State {
     fn is_over(&self) -> bool {
         self.failure.is_some()
             || match &self.job.until {
-                Until::Elapsed(time) => self.end.duration_since(self.begin) >= *time,
+                Until::Elapsed(time) => self.elapsed() >= *time,
                 Until::Requests(requests) => self.sent >= *requests,
                 Until::Told(stop) => stop.load(Ordering::Relaxed),
             }
     }
 
-    /// The next request for this place, unless the job is over.
+    /// Until the last completion, which saves looking at the clock; at a rate there may be none for long.
+    fn elapsed(&self) -> Duration {
+        if self.job.rate.is_some() { self.begin.elapsed() } else { self.end.duration_since(self.begin) }
+    }
+
+    /// When the next request is to be sent, if that is set.
+    fn due(&self) -> Option<Instant> {
+        self.job.rate.map(|rate| self.begin + rate.due(self.sent))
+    }
+
+    /// A place that has waited and has something to do now: to send, or to see that the job is over.
+    fn take_due(&mut self) -> Option<usize> {
+        let is_due = self.is_over() || self.due().is_none_or(|due| due <= Instant::now());
+        self.free.pop_if(|_| is_due)
+    }
+
+    /// The next request for this place, unless the job is over or nothing is due.
     fn next(&mut self, place: usize) -> Option<BlockRequest> {
         if self.is_over() || self.contents.is_none() {
             if self.under_way == 0
@@ -208,6 +273,11 @@ impl State {
                 // Who waits may have given up.
                 let _ = done.send(());
             }
+            return None;
+        }
+        let due = self.due();
+        if due.is_some_and(|due| due > Instant::now()) {
+            self.free.push(place);
             return None;
         }
         let is_write = match self.job.write_percent {
@@ -238,7 +308,7 @@ impl State {
             let at = (self.random() % spare) as usize * 512;
             BlockOp::Write { offset, data: self.noise.slice(at..at + bytes) }
         };
-        self.places[place].sent = Instant::now();
+        self.places[place].sent = due.unwrap_or_else(Instant::now);
         Some(BlockRequest { tag: place as u64, op })
     }
 
@@ -302,6 +372,10 @@ impl State {
             reads: self.reads,
             writes: self.writes,
             elapsed: self.end.duration_since(self.begin),
+            unsent: match (&self.job.until, self.job.rate) {
+                (Until::Elapsed(time), Some(rate)) => rate.requests(*time).saturating_sub(self.sent),
+                _ => 0,
+            },
             latency: self.latency.clone(),
             slow: std::mem::take(&mut self.slow),
         }

@@ -13,10 +13,13 @@ mod contents;
 mod disks;
 mod error;
 mod fio;
+mod joined;
 mod library;
 mod load;
+mod load_command;
 mod measure;
 mod process;
+mod progress;
 mod report;
 mod sandbox;
 mod settings;
@@ -30,12 +33,10 @@ use accept::Verdict;
 use cluster::Cluster;
 use disks::{Disks, Medium};
 use error::BenchError;
-use library::Library;
-use load::{Job, Until};
 use report::{Bar, Path, Row};
 use sandbox::Sandbox;
 use serde_json::{Value, json};
-use settings::{Command, CommandLine, Common, LoadArgs, Settings};
+use settings::{Command, CommandLine, Common, Settings};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -60,7 +61,7 @@ fn main() -> ExitCode {
 
 fn run(sandbox: &Sandbox, CommandLine { common, command }: CommandLine) -> Result<(), BenchError> {
     if let Some(Command::Load(args)) = &command {
-        return one_load(args, common.seconds);
+        return load_command::run(args, common.seconds);
     }
     let settings = settings(sandbox, &common)?;
     if common.smoke {
@@ -216,32 +217,6 @@ fn bars_of_issue_2(rows: &[Row], memory: &[(String, u64, u64)]) -> Vec<Bar> {
         most.map(|most| Bar::at_most("memory per OSD, at most", most as f64 / f64::from(1 << 20), 150.0, "MiB")),
     );
     bars
-}
-
-/// One job on somebody's cluster.
-fn one_load(args: &LoadArgs, seconds: u64) -> Result<(), BenchError> {
-    let mut library = Library::attach(std::slice::from_ref(&args.mds), &args.volume, None)?;
-    let job = Job {
-        write_percent: args.write_percent,
-        request_bytes: u32::try_from(args.request_size).expect("at most 4 MiB"),
-        depth: args.depth as usize,
-        random: !args.sequential,
-        verify: args.verify,
-        blocks: 0..library.blocks(),
-        until: Until::Elapsed(Duration::from_secs(seconds)),
-        slow: Duration::from_secs(1),
-        seed: u64::from(std::process::id()),
-    };
-    let (depth, request_bytes) = (job.depth, args.request_size);
-    let before = accounting::Snapshot::take(None);
-    let outcome = library.run(job);
-    let usage = before.until(&accounting::Snapshot::take(None), 0.0);
-    library.detach()?;
-    let outcome = outcome?;
-    let (requests, time) = (outcome.requests(), outcome.elapsed.as_secs_f64());
-    let row = Row::new("load", Path::Library, depth, requests, requests * request_bytes, time, &usage);
-    print!("{}", report::table(&[Row { latency: (&outcome).into(), ..row }]));
-    Ok(())
 }
 
 fn write_json(common: &Common, report: &Value) -> Result<(), BenchError> {

@@ -83,18 +83,31 @@ pub struct LoadArgs {
     /// A metadata node, HOST:PORT
     #[arg(long)]
     pub mds: String,
-    /// A volume that nobody has attached. Its data is overwritten
-    #[arg(long)]
-    pub volume: String,
+    /// A volume that nobody has attached. Its data is overwritten. Several of one size, by repeating this, share the load
+    #[arg(long, required = true)]
+    pub volume: Vec<String>,
     #[arg(long, value_parser = request_size, default_value = "4KiB")]
     pub request_size: u64,
+    /// Requests under way, of each client
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=4096))]
     pub depth: u32,
+    /// Of a hundred requests; the others read
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(0..=100))]
     pub write_percent: u32,
     #[arg(long)]
     pub sequential: bool,
-    /// Writes contents that can be recognised, and compares what is read of what was written
+    /// Requests a second, of all clients together [default: the next is sent when one is answered]. Latency counts from when a
+    /// request is due, also if it has to wait for a place among those under way
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
+    pub rate: Option<u64>,
+    /// Connections of their own, each with its part of the volumes
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub clients: u32,
+    /// Only the first so many bytes of the volumes
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    pub size: Option<u64>,
+    /// Writes contents that can be recognised, block by block, and compares all that is read with what was written; at the end,
+    /// everything that was written is read
     #[arg(long)]
     pub verify: bool,
 }
@@ -129,13 +142,22 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         CommandLine::command().debug_assert();
-        for line in ["b", "b --smoke", "b resync --bytes 64MiB --medium file", "b load --mds a:1 --volume v --depth 32"]
-        {
+        for line in [
+            "b",
+            "b --smoke",
+            "b resync --bytes 64MiB --medium file",
+            "b load --mds a:1 --volume v --depth 32",
+            "b load --mds a:1 --volume v --volume w --clients 4 --rate 5000 --size 1GiB --verify",
+        ] {
             CommandLine::try_parse_from(line.split(' ')).unwrap_or_else(|error| panic!("{line}: {error}"));
         }
-        for line in
-            ["b --volume-size 4097", "b load --mds a:1 --volume v --request-size 1000", "b kill-stall --kills 0"]
-        {
+        for line in [
+            "b --volume-size 4097",
+            "b load --mds a:1",
+            "b load --mds a:1 --volume v --request-size 1000",
+            "b load --mds a:1 --volume v --rate 0",
+            "b kill-stall --kills 0",
+        ] {
             assert!(CommandLine::try_parse_from(line.split(' ')).is_err(), "{line}");
         }
     }

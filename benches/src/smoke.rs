@@ -67,6 +67,7 @@ fn mixed(write_percent: u32, request_bytes: u32, depth: usize, blocks: u64) -> J
         write_percent,
         request_bytes,
         depth,
+        rate: None,
         random: true,
         verify: true,
         blocks: 0..blocks,

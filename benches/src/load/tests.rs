@@ -1,5 +1,6 @@
 use super::*;
 use ashlar_types::DeviceInfo;
+use std::num::NonZeroU64;
 
 const BLOCK: usize = BLOCK_BYTES as usize;
 
@@ -54,6 +55,7 @@ fn mixed(requests: u64) -> Job {
         write_percent: 60,
         request_bytes: BLOCK_BYTES,
         depth: 8,
+        rate: None,
         random: true,
         verify: true,
         blocks: 0..16,
@@ -102,4 +104,28 @@ async fn a_sequential_job_covers_its_range_once() {
     let (result, contents) = run(disk, job, Contents::new(3, 64)).await;
     result.expect("written");
     assert!(contents.expect("given back").expect(0, 64).iter().all(|writes| *writes == 1));
+}
+
+#[tokio::test]
+async fn a_rate_is_kept_and_no_more_is_sent() {
+    let disk = Memory::disk(64, u64::MAX, Duration::ZERO);
+    let rate = NonZeroU64::new(500).map(Rate);
+    let job = Job { until: Until::Elapsed(Duration::from_millis(200)), rate, blocks: 0..64, ..mixed(0) };
+    let outcome = run(disk, job, Contents::new(3, 64)).await.0.expect("answered");
+    assert_eq!((outcome.requests() + outcome.unsent, outcome.latency.len()), (100, outcome.requests()));
+    assert!(outcome.requests() > 0);
+}
+
+/// 100 requests are due in 100 ms, the disk takes 20 ms for each and one at a time: those that wait are charged for waiting.
+#[tokio::test]
+async fn what_waits_behind_a_slow_request_is_late_from_when_it_was_due() {
+    let disk = Memory::disk(64, u64::MAX, Duration::from_millis(20));
+    let rate = NonZeroU64::new(1000).map(Rate);
+    let until = Until::Elapsed(Duration::from_millis(100));
+    let job = Job { until, rate, depth: 1, blocks: 0..64, ..mixed(0) };
+    let outcome = run(disk, job, Contents::new(3, 64)).await.0.expect("answered");
+    assert!(outcome.requests() >= 2 && outcome.unsent >= 90, "{outcome:?}");
+    // The nth was due n - 1 ms after the first, and is answered 20 n ms after it.
+    let expected_ns = 20_000_000 + (outcome.requests() - 1) * 19_000_000;
+    assert!(outcome.latency.max() >= expected_ns - 1_000_000, "{outcome:?}");
 }
