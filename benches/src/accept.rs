@@ -5,6 +5,7 @@ use crate::accounting::Snapshot;
 use crate::cluster::Cluster;
 use crate::disks::{Disks, Medium};
 use crate::error::BenchError;
+use crate::figures::Figure;
 use crate::fio;
 use crate::library::{Library, Watcher, is_in_sync};
 use crate::load::{Job, Outcome, Until};
@@ -32,6 +33,7 @@ const REWRITTEN_BAR: f64 = 1.25;
 #[derive(Debug)]
 pub struct Verdict {
     pub bars: Vec<Bar>,
+    pub figures: Vec<Figure>,
     pub details: Value,
 }
 
@@ -56,7 +58,7 @@ pub fn start(sandbox: &Sandbox, settings: &Settings) -> Result<Verdict, BenchErr
     }
     let worst = runs.iter().filter_map(|run| run["attached_s"].as_f64()).fold(0.0, f64::max);
     let bar = Bar::at_most("start: first attached volume, worst of 3", worst, START_BAR_S, "s");
-    Ok(Verdict { bars: vec![bar], details: json!({ "start": runs }) })
+    Ok(Verdict { bars: vec![bar], figures: Vec::new(), details: json!({ "start": runs }) })
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -118,7 +120,7 @@ pub fn kill_stall(sandbox: &Sandbox, settings: &Settings, kills: usize) -> Resul
         Bar::at_most("kill-stall: worst while it returns", worst(|k| k.stall_at_return_s), STALL_BAR_S, "s"),
     ];
     let details = json!({ "kill_stall": kills, "writes": outcome.writes, "median_write_us": calm, "verified": true });
-    Ok(Verdict { bars, details })
+    Ok(Verdict { bars, figures: Vec::new(), details })
 }
 
 fn kill_in_turn(
@@ -211,7 +213,7 @@ pub fn resync(sandbox: &Sandbox, settings: &Settings, bytes: u64) -> Result<Verd
         "deep_scrub_seconds": scrub.seconds, "verified_by_scrub_after_s": verified, "deep_scrub": scrub.told,
         "restart_without_changes": restarted, "verified": checked,
     } });
-    Ok(Verdict { bars, details })
+    Ok(Verdict { bars, figures: Vec::new(), details })
 }
 
 struct Scrubbed {

@@ -1,6 +1,7 @@
 //! `ashlar-bench`: one command that measures a cluster of its own beside the raw disk and prints one table, and JSON.
 //!
-//! - [`measure`] has the jobs, [`accept`] the acceptance measurements, [`smoke`] the short run for CI.
+//! - [`jobs`] and [`measure`] have the jobs, [`accept`] the acceptance measurements, [`smoke`] the short run for CI.
+//! - [`figures`] says what is wanted of each figure, and judges.
 //! - [`load`] makes the load over the library, [`contents`] knows what a volume should hold.
 //! - [`accounting`] says what it cost, [`sandbox`] takes everything away again.
 
@@ -12,7 +13,9 @@ mod cluster;
 mod contents;
 mod disks;
 mod error;
+mod figures;
 mod fio;
+mod jobs;
 mod joined;
 mod library;
 mod load;
@@ -30,16 +33,15 @@ mod smoke;
 static GLOBAL: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 use accept::Verdict;
-use cluster::Cluster;
-use disks::{Disks, Medium};
+use disks::Medium;
 use error::BenchError;
-use report::{Bar, Path, Row};
+use figures::{Figure, Judgement};
+use jobs::Wanted;
 use sandbox::Sandbox;
 use serde_json::{Value, json};
 use settings::{Command, CommandLine, Common, Settings};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Duration;
 
 use clap::Parser;
 
@@ -70,17 +72,21 @@ fn run(sandbox: &Sandbox, CommandLine { common, command }: CommandLine) -> Resul
     println!("{}", machine_line());
     let mut report = json!({ "machine": machine(), "seconds_per_job": common.seconds });
     let mut bars = Vec::new();
+    let mut figures: Vec<Figure> = Vec::new();
     let mut take = |name: &str, verdict: Verdict| {
-        print!("{}", report::bars(&verdict.bars));
-        report[name] = json!({ "bars": verdict.bars, "figures": verdict.details });
+        if !verdict.bars.is_empty() {
+            print!("{}", report::bars(&verdict.bars));
+        }
+        report[name] = json!({ "bars": verdict.bars, "figures": verdict.details, "judged": verdict.figures });
         bars.extend(verdict.bars);
+        figures.extend(verdict.figures);
     };
     let keep = sandbox.len();
     match command.unwrap_or(Command::All) {
         Command::All => {
             let media = common.medium.map_or(vec![Medium::Ram, Medium::File], |medium| vec![medium]);
             for medium in media {
-                let verdict = jobs(sandbox, &Settings { medium, ..settings.clone() }, &Wanted::all())?;
+                let verdict = jobs::run(sandbox, &Settings { medium, ..settings.clone() }, &Wanted::all())?;
                 take(&format!("jobs on {medium:?}").to_lowercase(), verdict);
                 sandbox.clean_to(keep);
             }
@@ -91,15 +97,21 @@ fn run(sandbox: &Sandbox, CommandLine { common, command }: CommandLine) -> Resul
             take("resync", accept::resync(sandbox, &settings, 1 << 30)?);
         }
         Command::Jobs { no_nbd, no_raw, verify } => {
-            take("jobs", jobs(sandbox, &settings, &Wanted { nbd: !no_nbd, raw: !no_raw, verify })?);
+            take("jobs", jobs::run(sandbox, &settings, &Wanted { nbd: !no_nbd, raw: !no_raw, verify })?);
         }
         Command::KillStall { kills } => take("kill-stall", accept::kill_stall(sandbox, &settings, kills as usize)?),
         Command::Resync { bytes } => take("resync", accept::resync(sandbox, &settings, bytes)?),
         Command::Start => take("start", accept::start(sandbox, &settings)?),
         Command::Load(_) => unreachable!("done above"),
     }
+    if !figures.is_empty() {
+        println!("\n== what is wanted, and what is");
+        print!("{}", figures::table(&figures));
+    }
     write_json(&common, &report)?;
-    let missed: Vec<&str> = bars.iter().filter(|bar| !bar.met).map(|bar| bar.what.as_str()).collect();
+    let missed_figures = figures.iter().filter(|figure| figure.judgement == Judgement::Missed).map(Figure::name);
+    let missed: Vec<&str> =
+        bars.iter().filter(|bar| !bar.met).map(|bar| bar.what.as_str()).chain(missed_figures).collect();
     if common.assert && !missed.is_empty() {
         return Err(BenchError::Missed(missed.join("; ")));
     }
@@ -139,84 +151,6 @@ fn find_ashlar(sandbox: &Sandbox, common: &Common) -> Result<PathBuf, BenchError
             beside.display()
         ))),
     }
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Wanted {
-    raw: bool,
-    nbd: bool,
-    verify: bool,
-}
-
-impl Wanted {
-    fn all() -> Wanted {
-        Wanted { raw: true, nbd: true, verify: false }
-    }
-}
-
-/// The jobs on one kind of disks.
-fn jobs(sandbox: &Sandbox, settings: &Settings, wanted: &Wanted) -> Result<Verdict, BenchError> {
-    let time = Duration::from_secs(settings.seconds);
-    let bytes = settings.volume_bytes;
-    let disks =
-        Disks::make(sandbox, settings.medium, &settings.file_parent, measure::COPIES, settings.osd_bytes, bytes)?;
-    println!("\n== three OSDs, three copies, on {}; load {}", disks.description, accounting::load_average());
-    let mut rows = if wanted.raw { measure::raw(sandbox, &disks.raw, bytes, time)? } else { Vec::new() };
-    let cluster = Cluster::up(sandbox, &settings.ashlar, &disks)?;
-    let mut library = measure::make_volume(&cluster, "bench", bytes)?;
-    measure::fill(&mut library, wanted.verify)?;
-    let idle = measure::idle(&cluster, time.min(Duration::from_secs(5)));
-    rows.extend(measure::library(&cluster, &mut library, time, wanted.verify)?);
-    library.detach()?;
-    if wanted.nbd {
-        let uri = measure::attach_nbd(&cluster, "bench")?;
-        rows.extend(measure::nbd(&cluster, &uri, bytes, time)?);
-    }
-    measure::compare(&mut rows);
-    let memory = cluster.memory();
-    print!("{}", report::table(&rows));
-    println!(
-        "cpu us/io: of all processes, client included; kernel: kernel threads of the machine; others: processors busy with other work"
-    );
-    println!(
-        "idle: {:.4} cores ({:.4} OSDs, {:.4} mds, {:.4} gateway)",
-        idle.cores_all, idle.cores_osds, idle.cores_mds, idle.cores_gateway
-    );
-    let in_mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
-    for (name, now, most) in &memory {
-        println!("memory: {name} {:.0} MiB, at most {:.0}", in_mib(*now), in_mib(*most));
-    }
-    let bars = bars_of_issue_2(&rows, &memory);
-    let memory: Vec<Value> =
-        memory.iter().map(|(name, now, most)| json!({ "daemon": name, "bytes": now, "bytes_most": most })).collect();
-    cluster.down()?;
-    let details = json!({ "disks": disks.description, "rows": rows, "idle": idle, "memory": memory });
-    Ok(Verdict { bars, details })
-}
-
-fn bars_of_issue_2(rows: &[Row], memory: &[(String, u64, u64)]) -> Vec<Bar> {
-    let mut bars = Vec::new();
-    let name = |path: Path| if path == Path::Library { "library" } else { "NBD" };
-    for path in [Path::Library, Path::Nbd] {
-        let find = |job: &str| rows.iter().find(|row| row.path == path && row.job == job);
-        let label = |text: &str| format!("{}: {text}", name(path));
-        if let Some(row) = find("4k write QD1") {
-            bars.push(Bar::at_most(label("4k write QD1, wall"), row.wall_us(), 250.0, "us"));
-        }
-        if let Some(row) = find("4k write QD32") {
-            bars.push(Bar::at_least(label("4k write QD32"), row.iops, 10_000.0, "IOPS"));
-            let bytes = row.device_bytes_per_client_byte_per_copy;
-            bars.extend(bytes.map(|b| Bar::at_most(label("device bytes per byte and copy, QD32"), b, 2.5, "x")));
-        }
-        if let Some(row) = find("4k read QD32") {
-            bars.push(Bar::at_least(label("4k read QD32"), row.iops, 40_000.0, "IOPS"));
-        }
-    }
-    let most = memory.iter().filter(|(name, ..)| name.starts_with("osd")).map(|(_, _, most)| *most).max();
-    bars.extend(
-        most.map(|most| Bar::at_most("memory per OSD, at most", most as f64 / f64::from(1 << 20), 150.0, "MiB")),
-    );
-    bars
 }
 
 fn write_json(common: &Common, report: &Value) -> Result<(), BenchError> {

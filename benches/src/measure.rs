@@ -8,6 +8,7 @@ use crate::error::BenchError;
 use crate::fio;
 use crate::library::Library;
 use crate::load::{Job, Until};
+use crate::progress;
 use crate::report::{Latency, Path, Row};
 use crate::sandbox::Sandbox;
 use ashlar_types::BLOCK_BYTES;
@@ -15,6 +16,8 @@ use serde::Serialize;
 use std::time::Duration;
 
 pub const COPIES: usize = 3;
+/// Size of the raw disk where none is measured.
+pub const RAW_UNUSED: u64 = 1 << 20;
 const MIB: u32 = 1 << 20;
 
 /// What is measured: a block size, a direction and a depth.
@@ -41,10 +44,10 @@ pub const KINDS: [Kind; 6] = [
 ];
 
 /// On the raw device only: what a durable write costs there.
-const DURABLE: Kind = kind("4k write QD1 + fdatasync", true, BLOCK_BYTES, 1);
+pub const DURABLE: Kind = kind("4k write QD1 + fdatasync", true, BLOCK_BYTES, 1);
 
 impl Kind {
-    fn job(&self, volume_blocks: u64, time: Duration, verify: bool) -> Job {
+    pub fn job(&self, volume_blocks: u64, time: Duration, verify: bool) -> Job {
         Job {
             write_percent: if self.is_write { 100 } else { 0 },
             request_bytes: self.request_bytes,
@@ -113,6 +116,7 @@ fn fio_row(
     path: Path,
     args: &[String],
 ) -> Result<Row, BenchError> {
+    progress::say(&format!("{}: {}", path.name(), kind.name));
     let before = Snapshot::take(cluster);
     let outcome = fio::run(sandbox, args)?;
     let usage = before.until(&Snapshot::take(cluster), outcome.cpu_seconds);
@@ -125,6 +129,7 @@ fn fio_row(
 pub fn library(cluster: &Cluster, library: &mut Library, time: Duration, verify: bool) -> Result<Vec<Row>, BenchError> {
     let mut rows = Vec::new();
     for kind in &KINDS {
+        progress::say(&format!("{}: {}", Path::Library.name(), kind.name));
         let job = kind.job(library.blocks(), time, verify);
         rows.push(library_row(cluster, library, kind.name, job)?);
     }
