@@ -21,11 +21,14 @@ mod library;
 mod load;
 mod load_command;
 mod measure;
+mod noise;
 mod process;
 mod progress;
 mod report;
 mod sandbox;
+mod scaling;
 mod settings;
+mod size;
 mod smoke;
 
 /// The one of the gateway, since the client code that is measured runs here.
@@ -90,6 +93,10 @@ fn run(sandbox: &Sandbox, CommandLine { common, command }: CommandLine) -> Resul
                 take(&format!("jobs on {medium:?}").to_lowercase(), verdict);
                 sandbox.clean_to(keep);
             }
+            take("scaling", scaling::run(sandbox, &settings, &scaling::Shape::whole(&settings, 3))?);
+            sandbox.clean_to(keep);
+            take("size", size::run(sandbox, &settings, &size::Shape::whole(&settings, 10_000, 10, 3))?);
+            sandbox.clean_to(keep);
             take("start", accept::start(sandbox, &settings)?);
             sandbox.clean_to(keep);
             take("kill-stall", accept::kill_stall(sandbox, &settings, 20)?);
@@ -102,6 +109,14 @@ fn run(sandbox: &Sandbox, CommandLine { common, command }: CommandLine) -> Resul
         Command::KillStall { kills } => take("kill-stall", accept::kill_stall(sandbox, &settings, kills as usize)?),
         Command::Resync { bytes } => take("resync", accept::resync(sandbox, &settings, bytes)?),
         Command::Start => take("start", accept::start(sandbox, &settings)?),
+        Command::Scaling { rounds } => {
+            let shape = scaling::Shape::whole(&settings, rounds as usize);
+            take("scaling", scaling::run(sandbox, &settings, &shape)?);
+        }
+        Command::Size { volumes, overwrites, rounds } => {
+            let shape = size::Shape::whole(&settings, volumes, overwrites, rounds as usize);
+            take("size", size::run(sandbox, &settings, &shape)?);
+        }
         Command::Load(_) => unreachable!("done above"),
     }
     if !figures.is_empty() {

@@ -74,6 +74,22 @@ pub enum Command {
     },
     /// From the built binary to the first attached volume
     Start,
+    /// 4 KiB writes at 1 to 8 clients and at 8 to 512 volumes: what all get must not fall
+    Scaling {
+        /// Each point is measured so often, in turns
+        #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(2..=100))]
+        rounds: u32,
+    },
+    /// What a request costs with many volumes, and on full disks that were overwritten, each beside a fresh cluster
+    Size {
+        #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=40_000))]
+        volumes: u32,
+        /// How often everything is overwritten at random
+        #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(0..=1000))]
+        overwrites: u32,
+        #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(2..=100))]
+        rounds: u32,
+    },
     /// One job on a volume of a running cluster, through the library
     Load(LoadArgs),
 }
@@ -146,6 +162,8 @@ mod tests {
             "b",
             "b --smoke",
             "b resync --bytes 64MiB --medium file",
+            "b scaling --rounds 5 --json f",
+            "b size --volumes 100 --overwrites 1",
             "b load --mds a:1 --volume v --depth 32",
             "b load --mds a:1 --volume v --volume w --clients 4 --rate 5000 --size 1GiB --verify",
         ] {
