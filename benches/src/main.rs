@@ -30,6 +30,7 @@ mod scaling;
 mod settings;
 mod size;
 mod smoke;
+mod store_core;
 
 /// The one of the gateway, since the client code that is measured runs here.
 #[global_allocator]
@@ -42,7 +43,7 @@ use figures::{Figure, Judgement};
 use jobs::Wanted;
 use sandbox::Sandbox;
 use serde_json::{Value, json};
-use settings::{Command, CommandLine, Common, Settings};
+use settings::{Command, CommandLine, Common, Settings, StoreArgs};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -97,6 +98,7 @@ fn run(sandbox: &Sandbox, CommandLine { common, command }: CommandLine) -> Resul
             sandbox.clean_to(keep);
             take("size", size::run(sandbox, &settings, &size::Shape::whole(&settings, 10_000, 10, 3))?);
             sandbox.clean_to(keep);
+            take("store", store_core::run(&StoreArgs::default().into())?);
             take("start", accept::start(sandbox, &settings)?);
             sandbox.clean_to(keep);
             take("kill-stall", accept::kill_stall(sandbox, &settings, 20)?);
@@ -117,6 +119,7 @@ fn run(sandbox: &Sandbox, CommandLine { common, command }: CommandLine) -> Resul
             let shape = size::Shape::whole(&settings, volumes, overwrites, rounds as usize);
             take("size", size::run(sandbox, &settings, &shape)?);
         }
+        Command::Store(args) => take("store", store_core::run(&args.into())?),
         Command::Load(_) => unreachable!("done above"),
     }
     if !figures.is_empty() {

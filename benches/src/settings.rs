@@ -90,6 +90,8 @@ pub enum Command {
         #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(2..=100))]
         rounds: u32,
     },
+    /// Device bytes for each byte written at random, of the store core on a simulated disk far larger than its index cache
+    Store(StoreArgs),
     /// One job on a volume of a running cluster, through the library
     Load(LoadArgs),
 }
@@ -128,6 +130,36 @@ pub struct LoadArgs {
     pub verify: bool,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Args)]
+pub struct StoreArgs {
+    /// Of the simulated disk; 4 TiB take about 3 GiB of memory
+    #[arg(long, value_name = "SIZE", value_parser = size, default_value = "4TiB")]
+    pub capacity: u64,
+    /// Of that, what is written before
+    #[arg(long, value_name = "PERCENT", default_value_t = 85, value_parser = clap::value_parser!(u64).range(1..=95))]
+    pub fill: u64,
+    /// What an OSD has on a disk this large
+    #[arg(long, value_name = "SIZE", value_parser = size, default_value = "128MiB")]
+    pub log: u64,
+    #[arg(long, value_name = "SIZE", value_parser = size, default_value = "100MiB")]
+    pub index_cache: u64,
+    /// Writes that come together
+    #[arg(long, value_name = "N", default_value_t = 32, value_parser = clap::value_parser!(u64).range(1..=1024))]
+    pub depth: u64,
+    /// Before anything is measured
+    #[arg(long, value_name = "N", default_value_t = 250_000)]
+    pub warm_up_writes: u64,
+    #[arg(long, value_name = "N", default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(1000..))]
+    pub writes: u64,
+}
+
+impl Default for StoreArgs {
+    fn default() -> StoreArgs {
+        let (capacity, log, index_cache) = (4 << 40, 128 << 20, 100 << 20);
+        StoreArgs { capacity, fill: 85, log, index_cache, depth: 32, warm_up_writes: 250_000, writes: 1_000_000 }
+    }
+}
+
 /// What the measurements share.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -156,6 +188,12 @@ mod tests {
     use clap::CommandFactory;
 
     #[test]
+    fn all_measures_the_store_as_its_own_command_does() {
+        let line = CommandLine::try_parse_from(["b", "store"]).expect("complete");
+        assert!(matches!(line.command, Some(Command::Store(args)) if args == StoreArgs::default()));
+    }
+
+    #[test]
     fn the_command_line_is_consistent() {
         CommandLine::command().debug_assert();
         for line in [
@@ -164,6 +202,7 @@ mod tests {
             "b resync --bytes 64MiB --medium file",
             "b scaling --rounds 5 --json f",
             "b size --volumes 100 --overwrites 1",
+            "b store --capacity 1GiB --writes 5000",
             "b load --mds a:1 --volume v --depth 32",
             "b load --mds a:1 --volume v --volume w --clients 4 --rate 5000 --size 1GiB --verify",
         ] {
