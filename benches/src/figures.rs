@@ -172,6 +172,10 @@ impl Figure {
         Figure { ceph, ..self }
     }
 
+    pub fn is_measured(&self) -> bool {
+        self.measured.is_finite()
+    }
+
     /// For a message.
     pub fn name(&self) -> &str {
         self.what

@@ -1,22 +1,73 @@
 //! A few seconds over everything that the measurements use. Right or wrong is asserted, time isn't.
 
+use crate::accept::Verdict;
 use crate::cluster::Cluster;
 use crate::disks::Disks;
 use crate::error::BenchError;
+use crate::figures::Figure;
 use crate::fio;
+use crate::library::create_volumes;
 use crate::load::{Job, Until};
+use crate::load_command;
 use crate::measure::{self, attach_nbd, make_volume, nbd_device};
 use crate::report::{Row, table};
 use crate::sandbox::Sandbox;
-use crate::settings::Settings;
+use crate::scaling;
+use crate::settings::{LoadArgs, Settings, StoreArgs};
+use crate::size;
+use crate::store_core;
 use ashlar_types::BLOCK_BYTES;
 use std::time::Duration;
 
-const VOLUME_BYTES: u64 = 64 << 20;
+const MIB: u64 = 1 << 20;
+const VOLUME_BYTES: u64 = 64 * MIB;
 const OSD_BYTES: u64 = 1 << 30;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 pub fn run(sandbox: &Sandbox, settings: &Settings) -> Result<(), BenchError> {
+    let keep = sandbox.len();
+    one_cluster(sandbox, settings)?;
+    sandbox.clean_to(keep);
+    let time = Duration::from_millis(300);
+    let shape = scaling::Shape {
+        clients: vec![1, 2],
+        volumes: vec![2, 8],
+        depth_per_client: 8,
+        depth_per_volume: 4,
+        set_bytes: 16 * MIB,
+        osd_bytes: OSD_BYTES,
+        rounds: 1,
+        time,
+        verify: true,
+    };
+    check_figures(&scaling::run(sandbox, settings, &shape)?, 2)?;
+    sandbox.clean_to(keep);
+    let shape = size::Shape {
+        osd_bytes: 256 * MIB,
+        volume_bytes: 16 * MIB,
+        volumes: 200,
+        full_percent: 50.0,
+        overwrites: 1,
+        rounds: 1,
+        time,
+        verify: true,
+    };
+    check_figures(&size::run(sandbox, settings, &shape)?, 4)?;
+    let args = StoreArgs {
+        capacity: 512 * MIB,
+        log: 4 * MIB,
+        index_cache: MIB,
+        warm_up_writes: 1000,
+        writes: 10_000,
+        ..StoreArgs::default()
+    };
+    check_figures(&store_core::run(&args.into())?, 1)?;
+    println!("smoke: all data was right");
+    Ok(())
+}
+
+/// Load of every kind on one cluster, also while an OSD is killed and comes back.
+fn one_cluster(sandbox: &Sandbox, settings: &Settings) -> Result<(), BenchError> {
     let disks = Disks::make(sandbox, settings.medium, &settings.file_parent, 3, OSD_BYTES, VOLUME_BYTES)?;
     let cluster = Cluster::up(sandbox, &settings.ashlar, &disks)?;
     let mut library = make_volume(&cluster, "smoke", VOLUME_BYTES)?;
@@ -56,9 +107,13 @@ pub fn run(sandbox: &Sandbox, settings: &Settings) -> Result<(), BenchError> {
     let mut args = nbd_device(&uri).to_vec();
     args.extend(["--rw=randwrite", "--bs=4k", "--iodepth=16", "--size=16M", "--verify=crc32c"].map(str::to_owned));
     fio::run(sandbox, &args)?;
+    println!("several clients and volumes, at a rate");
+    let names = ["load-a", "load-b"].map(str::to_owned).to_vec();
+    create_volumes(cluster.mds(), names.clone(), 16 * MIB)?;
+    let mds = cluster.mds().first().cloned().unwrap_or_default();
+    load_command::run(&loads(mds, names), 1)?;
     cluster.down()?;
     print!("{}", table(&rows));
-    println!("smoke: all data was right");
     Ok(())
 }
 
@@ -74,6 +129,28 @@ fn mixed(write_percent: u32, request_bytes: u32, depth: usize, blocks: u64) -> J
         until: Until::Elapsed(Duration::from_secs(1)),
         slow: Duration::from_secs(1),
         seed: u64::from(write_percent),
+    }
+}
+
+fn loads(mds: String, volume: Vec<String>) -> LoadArgs {
+    LoadArgs {
+        mds,
+        volume,
+        request_size: u64::from(BLOCK_BYTES),
+        depth: 8,
+        write_percent: 70,
+        sequential: false,
+        rate: Some(500),
+        clients: 2,
+        size: Some(24 * MIB),
+        verify: true,
+    }
+}
+
+fn check_figures(verdict: &Verdict, count: usize) -> Result<(), BenchError> {
+    match verdict.figures.len() == count && verdict.figures.iter().all(Figure::is_measured) {
+        true => Ok(()),
+        false => Err(BenchError::Wrong(format!("figures are missing: {:?}", verdict.figures))),
     }
 }
 
