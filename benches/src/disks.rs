@@ -33,7 +33,7 @@ pub struct Disks {
     pub folder: PathBuf,
 }
 
-const RAM: &str = "/dev/shm";
+pub const RAM: &str = "/dev/shm";
 
 impl Disks {
     pub fn make(

@@ -2,8 +2,9 @@
 
 use crate::accept::Verdict;
 use crate::accounting;
+use crate::ceph::{self, Ceph};
 use crate::cluster::Cluster;
-use crate::disks::{Disks, Medium};
+use crate::disks::{Disks, Medium, RAM};
 use crate::error::BenchError;
 use crate::figures::{Figure, Subject};
 use crate::measure::{self, Idle};
@@ -32,6 +33,7 @@ impl Wanted {
 type Memory = Vec<(String, u64, u64)>;
 
 pub fn run(sandbox: &Sandbox, settings: &Settings, wanted: &Wanted) -> Result<Verdict, BenchError> {
+    let keep = sandbox.len();
     let time = Duration::from_secs(settings.seconds);
     let bytes = settings.volume_bytes;
     let disks =
@@ -48,16 +50,37 @@ pub fn run(sandbox: &Sandbox, settings: &Settings, wanted: &Wanted) -> Result<Ve
         let uri = measure::attach_nbd(&cluster, "bench")?;
         rows.extend(measure::nbd(&cluster, &uri, bytes, time)?);
     }
-    measure::compare(&mut rows);
     let memory = cluster.memory();
-    print(&rows, &idle, &memory);
     cluster.down()?;
+    // Ceph's disks take the memory that ours have.
+    sandbox.clean_to(keep);
+    let ceph = vs_ceph(sandbox, settings)?;
+    rows.extend(ceph.iter().flat_map(|ceph| ceph.rows.iter().cloned()));
+    measure::compare(&mut rows);
+    print(&rows, &idle, &memory);
     // What is wanted is wanted of disks in RAM: of others it says nothing.
-    let figures = if settings.medium == Medium::Ram { figures(&rows, &idle, &memory) } else { Vec::new() };
+    let figures = match settings.medium {
+        Medium::Ram => figures(&rows, &idle, &memory, ceph.and_then(|ceph| ceph.osd_mib)),
+        Medium::File => Vec::new(),
+    };
     let memory: Vec<Value> =
         memory.iter().map(|(name, now, most)| json!({ "daemon": name, "bytes": now, "bytes_most": most })).collect();
     let details = json!({ "disks": disks.description, "rows": rows, "idle": idle, "memory": memory });
     Ok(Verdict { bars: Vec::new(), figures, details })
+}
+
+/// Beside disks in RAM, whatever ours are on otherwise.
+fn vs_ceph(sandbox: &Sandbox, settings: &Settings) -> Result<Option<Ceph>, BenchError> {
+    let Some(scripts) = settings.ceph_scripts.as_deref().filter(|_| settings.medium == Medium::Ram) else {
+        return Ok(None);
+    };
+    let shape = ceph::Shape {
+        osds: measure::COPIES,
+        osd_bytes: settings.osd_bytes,
+        volume_bytes: settings.volume_bytes,
+        seconds: settings.seconds,
+    };
+    ceph::measure(sandbox, scripts, std::path::Path::new(RAM), &shape).map(Some)
 }
 
 fn print(rows: &[Row], idle: &Idle, memory: &Memory) {
@@ -75,14 +98,14 @@ fn print(rows: &[Row], idle: &Idle, memory: &Memory) {
 }
 
 /// The library's rows beside those of the raw device, and NBD's beside the library's.
-fn figures(rows: &[Row], idle: &Idle, memory: &Memory) -> Vec<Figure> {
+fn figures(rows: &[Row], idle: &Idle, memory: &Memory, ceph_osd_mib: Option<f64>) -> Vec<Figure> {
     let find = |path: Path, job: &str| rows.iter().find(|row| row.path == path && row.job == job);
     let mut figures = Vec::new();
     let mut add = |subject: Subject, job: &str, raw_job: &str, value: fn(&Row) -> Option<f64>| {
         let row = find(Path::Library, job);
         figures.extend(row.and_then(|row| Some(Figure::new(subject, value(row)?, row.disturbance()))).map(|figure| {
             let raw = find(Path::Raw, raw_job);
-            figure.beside_raw(raw.and_then(value))
+            figure.beside_raw(raw.and_then(value)).beside_ceph(find(Path::Ceph, job).and_then(value))
         }));
     };
     let durable = measure::DURABLE.name;
@@ -112,7 +135,7 @@ fn figures(rows: &[Row], idle: &Idle, memory: &Memory) -> Vec<Figure> {
         let of = memory.iter().filter(|(name, ..)| name.starts_with(daemon));
         of.map(|(_, _, most)| *most as f64 / MIB).reduce(f64::max)
     };
-    figures.extend(most("osd").map(|most| Figure::new(Subject::MemoryOsd, most, 0.0)));
+    figures.extend(most("osd").map(|most| Figure::new(Subject::MemoryOsd, most, 0.0).beside_ceph(ceph_osd_mib)));
     let nbd = |job: &str| find(Path::Nbd, job);
     // A gateway that served nothing says nothing.
     let gateway = most("gateway").filter(|_| nbd("1M read QD8").is_some());
@@ -159,7 +182,8 @@ mod tests {
             row("4k write QD1", Path::Nbd, 8_000, 0.0),
         ];
         let idle = Idle { cores_all: 0.005, cores_osds: 0.0, cores_mds: 0.0, cores_gateway: 0.0 };
-        let figures = figures(&rows, &idle, &vec![("osd.1".to_owned(), 1, 100 << 20), ("osd.2".to_owned(), 1, 1)]);
+        let figures =
+            figures(&rows, &idle, &vec![("osd.1".to_owned(), 1, 100 << 20), ("osd.2".to_owned(), 1, 1)], None);
         let judged = |subject: Subject| figures.iter().find(|figure| figure.subject == subject).map(|f| f.judgement);
         assert_eq!(judged(Subject::WallWrite), Some(Judgement::Least), "100 us");
         assert_eq!(judged(Subject::IopsWrite), Some(Judgement::NotJudged));

@@ -9,6 +9,7 @@
 
 mod accept;
 mod accounting;
+mod ceph;
 mod cluster;
 mod contents;
 mod disks;
@@ -137,6 +138,8 @@ fn run(sandbox: &Sandbox, CommandLine { common, command }: CommandLine) -> Resul
 }
 
 fn settings(sandbox: &Sandbox, common: &Common) -> Result<Settings, BenchError> {
+    let ceph_scripts = common.vs_ceph.then(|| common.peers.clone());
+    ceph_scripts.as_deref().map_or(Ok(()), ceph::check)?;
     Ok(Settings {
         ashlar: find_ashlar(sandbox, common)?,
         medium: common.medium.unwrap_or(Medium::Ram),
@@ -144,6 +147,7 @@ fn settings(sandbox: &Sandbox, common: &Common) -> Result<Settings, BenchError> 
         osd_bytes: common.osd_size,
         volume_bytes: common.volume_size,
         seconds: common.seconds,
+        ceph_scripts,
     })
 }
 

@@ -70,6 +70,20 @@ pub fn daemons(folder: &Path) -> Vec<Daemon> {
     found
 }
 
+/// Every process that has this in its environment, so everything that was started with it, and what that has started.
+pub fn marked(name: &str, value: &Path) -> Vec<Daemon> {
+    let mark = [name.as_bytes(), b"=", value.as_os_str().as_encoded_bytes()].concat();
+    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let found = entries.filter_map(|entry| {
+        let pid: i32 = entry.file_name().to_str()?.parse().ok()?;
+        let start = start_time(pid)?;
+        let environment = std::fs::read(entry.path().join("environ")).ok()?;
+        let has_mark = environment.split(|byte| *byte == 0).any(|variable| variable == mark);
+        has_mark.then(|| Daemon { name: name.to_owned(), pid, start })
+    });
+    found.collect()
+}
+
 /// Field 22 of proc(5)'s `stat`.
 pub fn start_time(pid: i32) -> Option<u64> {
     stat_fields(pid)?.get(19)?.parse().ok()
@@ -98,6 +112,27 @@ mod tests {
         std::fs::write(run.join("osd.3.pid"), "").expect("writable");
         std::fs::write(run.join("lock"), format!("{me} {start}\n")).expect("writable");
         assert_eq!(daemons(folder.path()), [Daemon { name: "osd.1".into(), pid: me, start }]);
+    }
+
+    #[test]
+    fn what_a_marked_process_has_started_is_marked() {
+        let value = Path::new("/tmp/of-this-test");
+        let mut command = std::process::Command::new("sh");
+        command.args(["-c", "sleep 60 & wait"]).env("ASHLAR_BENCH_TEST", value);
+        let mut child = command.spawn().expect("sh runs");
+        let begin = std::time::Instant::now();
+        let found = loop {
+            let found = marked("ASHLAR_BENCH_TEST", value);
+            if found.len() >= 2 || begin.elapsed() > Duration::from_secs(30) {
+                break found;
+            }
+            std::thread::yield_now();
+        };
+        assert!(found.iter().any(|process| process.pid == i32::try_from(child.id()).expect("a pid")));
+        found.iter().filter_map(Daemon::open).for_each(|handle| handle.kill());
+        child.wait().expect("reaped");
+        assert_eq!(found.len(), 2, "sh and sleep");
+        assert_eq!(marked("ASHLAR_BENCH_TEST", Path::new("/tmp/of-this")), []);
     }
 
     #[test]

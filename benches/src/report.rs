@@ -37,6 +37,7 @@ pub enum Path {
     Raw,
     Library,
     Nbd,
+    Ceph,
 }
 
 impl Path {
@@ -45,6 +46,7 @@ impl Path {
             Path::Raw => "raw",
             Path::Library => "library",
             Path::Nbd => "nbd",
+            Path::Ceph => "ceph",
         }
     }
 }
@@ -170,7 +172,11 @@ pub fn table(rows: &[Row]) -> String {
 
 fn cells_of(row: &Row) -> Vec<String> {
     let optional = |value: Option<f64>| value.map_or("-".to_owned(), |value| format!("{value:.2}"));
-    let us = |value: f64| if value < 100.0 { format!("{value:.1}") } else { format!("{value:.0}") };
+    let us = |value: f64| match value {
+        value if value.is_nan() => "-".to_owned(),
+        value if value < 100.0 => format!("{value:.1}"),
+        value => format!("{value:.0}"),
+    };
     let Row { latency, cpu, .. } = row;
     let mut cells =
         vec![row.job.clone(), row.path.name().to_owned(), format!("{:.0}", row.iops), format!("{:.0}", row.mb_per_s)];

@@ -13,6 +13,8 @@ use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 const PREFIX: &str = "ashlar-bench.";
+/// In the environment of scripts, and so of all that they start: the folder that it belongs to.
+const MARK: &str = "ASHLAR_BENCH_FOLDER";
 
 #[derive(Debug)]
 enum Leftover {
@@ -21,6 +23,8 @@ enum Leftover {
     /// The folder of `ashlar up`, whose daemons are to be killed.
     Cluster(PathBuf),
     Loop(PathBuf),
+    /// What scripts have started, and their loop devices over files in this folder.
+    Scripts(PathBuf),
     /// A folder, with the lock that tells other runs that its owner lives.
     Folder(PathBuf, File),
 }
@@ -89,6 +93,21 @@ impl Sandbox {
         state.refuse_after_end()?;
         state.leftovers.push(Leftover::Cluster(folder.to_owned()));
         Ok(())
+    }
+
+    /// For programs that start others and don't take them along when they are killed: from now on, all that was started with a
+    /// command of [`Sandbox::script`] is killed at the end, and loop devices over files in the folder are detached.
+    pub fn add_scripts(&self, folder: &Path) -> Result<(), BenchError> {
+        let mut state = self.lock();
+        state.refuse_after_end()?;
+        state.leftovers.push(Leftover::Scripts(folder.to_owned()));
+        Ok(())
+    }
+
+    pub fn script(path: &Path, folder: &Path) -> Command {
+        let mut command = Command::new("bash");
+        command.arg(path).env(MARK, folder);
+        command
     }
 
     /// A loop device over a file, past the page cache where the file system allows that.
@@ -173,6 +192,7 @@ impl Leftover {
             Leftover::Child(_, handle) => handle.kill(),
             Leftover::Cluster(folder) => kill_cluster(&folder),
             Leftover::Loop(device) => detach(&device),
+            Leftover::Scripts(folder) => kill_scripts(&folder),
             Leftover::Folder(path, _lock) => {
                 if let Err(error) = std::fs::remove_dir_all(&path) {
                     eprintln!("cannot remove {}: {error}", path.display());
@@ -197,6 +217,18 @@ fn kill_cluster(folder: &Path) {
     }
 }
 
+fn kill_scripts(folder: &Path) {
+    // What was killed may just have started something.
+    for _ in 0..5 {
+        let running = process::marked(MARK, folder);
+        running.iter().filter_map(process::Daemon::open).for_each(|handle| handle.kill());
+        if running.is_empty() {
+            break;
+        }
+    }
+    loops_over(folder).iter().for_each(|device| detach(device));
+}
+
 fn detach(device: &Path) {
     match Command::new("losetup").arg("--detach").arg(device).status() {
         Ok(status) if status.success() => {}
@@ -216,9 +248,7 @@ fn sweep(parent: &Path) {
         }
         eprintln!("taking away what an earlier run has left in {}", path.display());
         kill_cluster(&path.join("cluster"));
-        for device in loops_over(&path) {
-            detach(&device);
-        }
+        kill_scripts(&path);
         Leftover::Folder(path, owner).take_away();
     }
 }

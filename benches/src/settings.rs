@@ -29,6 +29,12 @@ pub struct Common {
     /// Where files on the disk come [default: the folder for temporary files]
     #[arg(long, global = true, value_name = "DIR")]
     pub file_parent: Option<PathBuf>,
+    /// Puts Debian's Ceph beside the jobs: brings it up, measures it and takes it down, by the scripts in --peers
+    #[arg(long, global = true)]
+    pub vs_ceph: bool,
+    /// The folder with ceph-up.sh, ceph-bench.sh and ceph-down.sh
+    #[arg(long, global = true, value_name = "DIR", default_value = "../shared/peers")]
+    pub peers: PathBuf,
     /// Also write all figures into this file, as JSON
     #[arg(long, global = true, value_name = "FILE")]
     pub json: Option<PathBuf>,
@@ -169,6 +175,8 @@ pub struct Settings {
     pub osd_bytes: u64,
     pub volume_bytes: u64,
     pub seconds: u64,
+    /// The scripts that bring up Ceph, if it is to be measured too.
+    pub ceph_scripts: Option<PathBuf>,
 }
 
 fn size(text: &str) -> Result<u64, String> {
@@ -199,6 +207,7 @@ mod tests {
         for line in [
             "b",
             "b --smoke",
+            "b jobs --vs-ceph --peers ../peers",
             "b resync --bytes 64MiB --medium file",
             "b scaling --rounds 5 --json f",
             "b size --volumes 100 --overwrites 1",
