@@ -78,12 +78,14 @@ impl Subject {
             Subject::SpeedWrite => target("1M write QD8", "MB/s", More, Clock, 850.0, Some(650.0)),
             Subject::SpeedRead => target("1M read QD8", "MB/s", More, Clock, 2300.0, Some(2050.0)),
             Subject::DeviceBytesQd1 => {
-                target("device bytes per byte and copy, 4k QD1", "x", Less, Count, 2.1, Some(2.2))
+                target("device bytes per byte and copy: 4k QD1", "x", Less, Count, 2.1, Some(2.2))
             }
-            Subject::DeviceBytesQd32 => target("the same, 4k QD32", "x", Less, Count, 1.15, Some(1.4)),
-            Subject::DeviceBytes1M => target("the same, 1M", "x", Less, Count, 1.02, Some(1.05)),
+            Subject::DeviceBytesQd32 => {
+                target("device bytes per byte and copy: 4k QD32", "x", Less, Count, 1.15, Some(1.4))
+            }
+            Subject::DeviceBytes1M => target("device bytes per byte and copy: 1M", "x", Less, Count, 1.02, Some(1.05)),
             Subject::DeviceBytesStore => {
-                target("the same, store core on a large disk", "x", Less, Count, 1.6, Some(2.0))
+                target("device bytes per byte: store, simulated disk", "x", Less, Count, 1.6, Some(2.0))
             }
             Subject::FlushesQd1 => target("flushes per QD1 write and copy", "", Less, Count, 1.0, None),
             Subject::MemoryOsd => target("memory of an OSD, at most", "MiB", Less, Count, 100.0, Some(120.0)),
