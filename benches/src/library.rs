@@ -18,6 +18,7 @@ use tokio::runtime::Runtime;
 use tokio::task::JoinHandle;
 
 const PATIENCE: Duration = Duration::from_secs(30);
+const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
 /// Control requests that are under way at a time.
 const CONTROL_DEPTH: usize = 32;
 /// Clients of this process so far: a gateway has a name for each.
@@ -39,25 +40,24 @@ pub struct Running(JoinHandle<(Result<Outcome, BenchError>, Option<Contents>)>);
 impl Library {
     /// Attaches a volume that nobody has, and opens it. `contents`: what it should hold, if that is known.
     pub fn attach(mds: &[String], name: &str, contents: Option<Contents>) -> Result<Library, BenchError> {
-        Library::attach_all(mds, &[name.to_owned()], AttachMode::Exclusive, contents)
+        Library::attach_all(&Attachments::new(mds, &[name.to_owned()]), AttachMode::Exclusive, contents)
     }
 
     /// Attaches volumes of one size, which are one device for jobs, one behind the other.
     pub fn attach_all(
-        mds: &[String],
-        names: &[String],
+        attachments: &Attachments,
         mode: AttachMode,
         contents: Option<Contents>,
     ) -> Result<Library, BenchError> {
+        let Attachments { mds, names, gateway } = attachments.clone();
         // One worker: the load comes from the thread that completes requests (load.rs, G3).
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
             .build()
             .map_err(|source| BenchError::Spawn { program: "a runtime".to_owned(), source })?;
-        let control = ControlClient::new(mds.iter().cloned())?;
-        let gateway = format!("bench.{}.{}", std::process::id(), CLIENTS.fetch_add(1, Ordering::Relaxed));
-        let volumes = runtime.block_on(open_all(&control, names, &gateway, mode))?;
+        let control = ControlClient::new(mds)?;
+        let volumes = runtime.block_on(open_all(&control, &names, &gateway, mode))?;
         let device = Joined::of(volumes.iter().map(|volume| volume.clone() as Arc<dyn BlockDevice>).collect())?;
         let blocks = device.info().size / u64::from(BLOCK_BYTES);
         let contents = contents.unwrap_or_else(|| Contents::unknown(blocks));
@@ -102,12 +102,21 @@ impl Library {
         Watcher { runtime: self.runtime.handle().clone(), control: self.control.clone() }
     }
 
+    /// Ends the sessions; the volumes stay attached.
+    pub fn close(&self) {
+        self.runtime.block_on(async {
+            for volume in &self.volumes {
+                volume.close(CLOSE_PATIENCE).await;
+            }
+        });
+    }
+
     /// Gives the volumes back, and what they hold.
     pub fn detach(mut self) -> Result<Option<Contents>, BenchError> {
         let detach = |volume: Arc<Volume>| {
             let (control, gateway) = (self.control.clone(), self.gateway.clone());
             async move {
-                volume.close(Duration::from_secs(5)).await;
+                volume.close(CLOSE_PATIENCE).await;
                 let request = ControlRequest::Detach { name: volume.name().clone(), gateway: Some(gateway) };
                 control.request(request).await.map(|_| ()).map_err(BenchError::from)
             }
@@ -119,10 +128,7 @@ impl Library {
 
 /// Makes volumes of one size, many at a time.
 pub fn create_volumes(mds: &[String], names: Vec<String>, bytes: u64) -> Result<(), BenchError> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|source| BenchError::Spawn { program: "a runtime".to_owned(), source })?;
+    let runtime = control_runtime()?;
     runtime.block_on(async {
         let control = ControlClient::new(mds.iter().cloned())?;
         let create = |name: String| {
@@ -135,6 +141,43 @@ pub fn create_volumes(mds: &[String], names: Vec<String>, bytes: u64) -> Result<
         };
         all_in_order(names.into_iter().map(create)).await.map(|_| ())
     })
+}
+
+/// What a client has of a cluster, or is about to have, for who takes it away when the client can't.
+#[derive(Clone, Debug)]
+pub struct Attachments {
+    mds: Vec<String>,
+    names: Vec<String>,
+    gateway: String,
+}
+
+impl Attachments {
+    /// Of a client that isn't there yet.
+    pub fn new(mds: &[String], names: &[String]) -> Attachments {
+        let gateway = format!("bench.{}.{}", std::process::id(), CLIENTS.fetch_add(1, Ordering::Relaxed));
+        Attachments { mds: mds.to_vec(), names: names.to_vec(), gateway }
+    }
+
+    pub fn detach(self) -> Result<(), BenchError> {
+        let runtime = control_runtime()?;
+        runtime.block_on(async {
+            let control = ControlClient::new(self.mds)?;
+            let detach = |name: String| {
+                let (control, gateway) = (control.clone(), Some(self.gateway.clone()));
+                async move {
+                    let name = Name::new(&name).map_err(ashlar_client::OpenError::from)?;
+                    control.request(ControlRequest::Detach { name, gateway }).await?;
+                    Ok::<(), BenchError>(())
+                }
+            };
+            all_in_order(self.names.into_iter().map(detach)).await.map(|_| ())
+        })
+    }
+}
+
+fn control_runtime() -> Result<Runtime, BenchError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.map_err(|source| BenchError::Spawn { program: "a runtime".to_owned(), source })
 }
 
 async fn open_all(

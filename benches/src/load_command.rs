@@ -2,10 +2,11 @@
 
 use crate::accounting;
 use crate::error::BenchError;
-use crate::library::Library;
+use crate::library::{Attachments, Library};
 use crate::load::{Job, Outcome, Rate, Until};
 use crate::progress;
 use crate::report::{self, Latency, Path, Row};
+use crate::sandbox::Sandbox;
 use crate::settings::LoadArgs;
 use ashlar_types::BLOCK_BYTES;
 use ashlar_types::control::AttachMode;
@@ -16,17 +17,21 @@ use std::time::Duration;
 /// Reads under way when what was written is read again.
 const READ_BACK_DEPTH: usize = 32;
 
-pub fn run(args: &LoadArgs, seconds: u64) -> Result<(), BenchError> {
+pub fn run(sandbox: &Sandbox, args: &LoadArgs, seconds: u64) -> Result<(), BenchError> {
+    let keep = sandbox.len();
     let count = args.clients as usize;
     let mode = if count > 1 { AttachMode::Shared } else { AttachMode::Exclusive };
+    let mds = std::slice::from_ref(&args.mds);
     let mut clients = Vec::new();
     for _ in 0..count {
-        clients.push(Library::attach_all(std::slice::from_ref(&args.mds), &args.volume, mode, None)?);
+        let attachments = Attachments::new(mds, &args.volume);
+        sandbox.add_attachments(attachments.clone())?;
+        clients.push(Library::attach_all(&attachments, mode, None)?);
     }
     let result = load(args, &mut clients, seconds);
-    // The first failure is the one to tell; a client that can't give its volumes back after it can't either way.
-    let detached = clients.into_iter().map(|client| client.detach().map(|_| ())).collect::<Result<(), _>>();
-    result.and(detached)
+    clients.iter().for_each(Library::close);
+    sandbox.clean_to(keep);
+    result
 }
 
 fn load(args: &LoadArgs, clients: &mut [Library], seconds: u64) -> Result<(), BenchError> {

@@ -68,7 +68,7 @@ fn main() -> ExitCode {
 
 fn run(sandbox: &Sandbox, CommandLine { common, command }: CommandLine) -> Result<(), BenchError> {
     if let Some(Command::Load(args)) = &command {
-        return load_command::run(args, common.seconds);
+        return load_command::run(sandbox, args, common.seconds);
     }
     let settings = settings(sandbox, &common)?;
     if common.smoke {

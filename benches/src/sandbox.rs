@@ -1,8 +1,9 @@
-//! Everything that a measurement leaves on the machine: processes, loop devices, folders. All of it is taken away at the
+//! Everything that a measurement leaves behind: processes, loop devices, folders, attachments to a cluster of others. All of it is taken away at the
 //! end, after a failure, after a panic and at Ctrl-C; after a SIGKILL, by the next run.
 //! B1: a thing is noted before it is made, and taken away in reverse order.
 
 use crate::error::BenchError;
+use crate::library::Attachments;
 use crate::process::{self, Handle};
 use rustix::fs::FlockOperation;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -23,6 +24,8 @@ enum Leftover {
     /// The folder of `ashlar up`, whose daemons are to be killed.
     Cluster(PathBuf),
     Loop(PathBuf),
+    /// Volumes of somebody's cluster.
+    Attached(Attachments),
     /// What scripts have started, and their loop devices over files in this folder.
     Scripts(PathBuf),
     /// A folder, with the lock that tells other runs that its owner lives.
@@ -92,6 +95,14 @@ impl Sandbox {
         let mut state = self.lock();
         state.refuse_after_end()?;
         state.leftovers.push(Leftover::Cluster(folder.to_owned()));
+        Ok(())
+    }
+
+    /// From now on these volumes are given back at the end.
+    pub fn add_attachments(&self, attachments: Attachments) -> Result<(), BenchError> {
+        let mut state = self.lock();
+        state.refuse_after_end()?;
+        state.leftovers.push(Leftover::Attached(attachments));
         Ok(())
     }
 
@@ -192,6 +203,11 @@ impl Leftover {
             Leftover::Child(_, handle) => handle.kill(),
             Leftover::Cluster(folder) => kill_cluster(&folder),
             Leftover::Loop(device) => detach(&device),
+            Leftover::Attached(attachments) => {
+                if let Err(error) = attachments.detach() {
+                    eprintln!("{error}");
+                }
+            }
             Leftover::Scripts(folder) => kill_scripts(&folder),
             Leftover::Folder(path, _lock) => {
                 if let Err(error) = std::fs::remove_dir_all(&path) {

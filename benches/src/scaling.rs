@@ -10,7 +10,7 @@ use crate::cluster::Cluster;
 use crate::disks::Disks;
 use crate::error::BenchError;
 use crate::figures::{Figure, Subject};
-use crate::library::{Library, create_volumes};
+use crate::library::{Attachments, Library, create_volumes};
 use crate::load::{Job, Until};
 use crate::load_command::run_together;
 use crate::measure::{self, COPIES};
@@ -151,7 +151,7 @@ fn fill_set(cluster: &Cluster, shape: &Shape, count: usize) -> Result<(), BenchE
 }
 
 fn attach(cluster: &Cluster, names: &[String]) -> Result<Library, BenchError> {
-    Library::attach_all(cluster.mds(), names, AttachMode::Exclusive, None)
+    Library::attach_all(&Attachments::new(cluster.mds(), names), AttachMode::Exclusive, None)
 }
 
 /// IOPS, and the processors that others had.

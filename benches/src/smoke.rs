@@ -111,7 +111,7 @@ fn one_cluster(sandbox: &Sandbox, settings: &Settings) -> Result<(), BenchError>
     let names = ["load-a", "load-b"].map(str::to_owned).to_vec();
     create_volumes(cluster.mds(), names.clone(), 16 * MIB)?;
     let mds = cluster.mds().first().cloned().unwrap_or_default();
-    load_command::run(&loads(mds, names), 1)?;
+    load_command::run(sandbox, &loads(mds, names), 1)?;
     cluster.down()?;
     print!("{}", table(&rows));
     Ok(())
