@@ -20,6 +20,9 @@ pub const COPIES: usize = 3;
 pub const RAW_UNUSED: u64 = 1 << 20;
 const MIB: u32 = 1 << 20;
 
+/// After load, until what it leaves behind (checkpoints, discards) is done.
+const CALM: Duration = Duration::from_secs(3);
+
 /// What is measured: a block size, a direction and a depth.
 #[derive(Clone, Copy, Debug)]
 pub struct Kind {
@@ -194,6 +197,8 @@ pub struct Idle {
 }
 
 pub fn idle(cluster: &Cluster, time: Duration) -> Idle {
+    progress::say("idle");
+    std::thread::sleep(CALM);
     let before = Snapshot::take(Some(cluster));
     std::thread::sleep(time);
     let usage = before.until(&Snapshot::take(Some(cluster)), 0.0);
