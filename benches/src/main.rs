@@ -52,18 +52,23 @@ use clap::Parser;
 
 fn main() -> ExitCode {
     let command_line = CommandLine::parse();
-    let result = Sandbox::guarded().and_then(|sandbox| {
-        let result = run(&sandbox, command_line);
-        sandbox.clean();
-        result
-    });
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("ashlar-bench: {error}");
-            ExitCode::FAILURE
-        }
+    let sandbox = match Sandbox::guarded() {
+        Ok(sandbox) => sandbox,
+        Err(error) => return failed(&error),
+    };
+    let result = run(&sandbox, command_line);
+    sandbox.clean();
+    match (sandbox.signal(), result) {
+        // What was under way was ended by that, and failed for no other reason.
+        (Some(signal), _) => ExitCode::from(u8::try_from(128 + signal).unwrap_or(u8::MAX)),
+        (None, Ok(())) => ExitCode::SUCCESS,
+        (None, Err(error)) => failed(&error),
     }
+}
+
+fn failed(error: &BenchError) -> ExitCode {
+    eprintln!("ashlar-bench: {error}");
+    ExitCode::FAILURE
 }
 
 fn run(sandbox: &Sandbox, CommandLine { common, command }: CommandLine) -> Result<(), BenchError> {

@@ -37,6 +37,8 @@ struct State {
     leftovers: Vec<Leftover>,
     /// Nothing is made any more.
     ended: bool,
+    /// Why, if somebody wants it.
+    signal: Option<i32>,
     children: u64,
 }
 
@@ -56,6 +58,7 @@ impl Sandbox {
         std::thread::spawn(move || {
             if let Some(signal) = signals.forever().next() {
                 eprintln!("interrupted; cleaning up");
+                at_signal.lock().signal = Some(signal);
                 at_signal.clean();
                 std::process::exit(128 + signal);
             }
@@ -164,6 +167,11 @@ impl Sandbox {
         let mut output = output.map_err(spawn_error(&program))?;
         output.stderr = reader.join().unwrap_or_default();
         if output.status.success() { Ok(output.stdout) } else { Err(failed(&describe(command), &output)) }
+    }
+
+    /// The signal that ends this, if one does: what fails then fails because of it.
+    pub fn signal(&self) -> Option<i32> {
+        self.lock().signal
     }
 
     /// Takes everything away. Again does nothing.
