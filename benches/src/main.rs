@@ -1,8 +1,9 @@
 //! `ashlar-bench`: one command that measures a cluster of its own beside the raw disk and prints one table, and JSON.
 //!
-//! - [`jobs`] and [`measure`] have the jobs, [`accept`] the acceptance measurements, [`smoke`] the short run for CI.
+//! - [`jobs`] and [`measure`] have the jobs, [`ceph`] puts another system beside them, [`accept`] has the acceptance measurements.
+//! - [`scaling`], [`size`] and [`store_core`] say how cost grows with a cluster; [`smoke`] is the short run for CI.
 //! - [`figures`] says what is wanted of each figure, and judges.
-//! - [`load`] makes the load over the library, [`contents`] knows what a volume should hold.
+//! - [`load`] makes the load over the library, [`contents`] knows what a volume should hold; [`load_command`] does so on others' clusters.
 //! - [`accounting`] says what it cost, [`sandbox`] takes everything away again.
 
 #![forbid(unsafe_code)]

@@ -29,7 +29,7 @@ pub struct Common {
     /// Where files on the disk come [default: the folder for temporary files]
     #[arg(long, global = true, value_name = "DIR")]
     pub file_parent: Option<PathBuf>,
-    /// Puts Debian's Ceph beside the jobs: brings it up, measures it and takes it down, by the scripts in --peers
+    /// Puts Debian's Ceph beside the jobs on disks in RAM: brings it up, measures it and takes it down, by the scripts in --peers
     #[arg(long, global = true)]
     pub vs_ceph: bool,
     /// The folder with ceph-up.sh, ceph-bench.sh and ceph-down.sh
@@ -54,7 +54,7 @@ pub struct Common {
 
 #[derive(Clone, Debug, Subcommand)]
 pub enum Command {
-    /// The jobs, and then the acceptance measurements; what happens without a command
+    /// All measurements, one after the other; what happens without a command
     All,
     /// The jobs only: raw, through the library, through NBD
     Jobs {
