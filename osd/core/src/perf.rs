@@ -3,7 +3,7 @@
 //!
 //! The core knows the time at which each turn of the shell's loop began; the shell says when a turn is over, with one more look at the clock.
 //! M1: what comes (a request, a completion) comes at the beginning of its turn; what goes (an answer, an operation, a message) goes at the
-//! end of its turn. So the time that this process works on a turn is in the stage that ends with it, and not in what it waits for next.
+//! end of its turn, but for answers where the shell says that they have left before. So the time that this process works on a turn is in the stage that ends with it, and not in what it waits for next.
 
 mod stopwatch;
 
@@ -78,6 +78,11 @@ impl Perf {
         self.has_io = true;
         let span = now - self.time_of(begun);
         self.add(stage, span.as_micros());
+    }
+
+    /// The answers that this turn has given so far have left, ahead of its end.
+    pub fn on_answered(&mut self, now: Tick) {
+        self.settle(now);
     }
 
     /// The turn is over, and what it has given leaves. Whoever drives a core without saying so gets spans that are short by the time of turns.

@@ -310,7 +310,9 @@ impl<C: Core> Shell<C> {
         self.on_time();
         // Whoever is answered goes on while the rest of the batch is seen to. What goes to other OSDs waits: commits ride on it.
         self.act_on_all()?;
-        self.answer();
+        if self.answer() {
+            self.core.perf().on_answered(clock::now());
+        }
         self.core.poll(self.now, &mut self.actions);
         self.act_on_all()?;
         self.flush_touched();

@@ -38,6 +38,17 @@ fn what_needs_nobody_is_answered_in_its_turn() {
 }
 
 #[test]
+fn an_answer_that_leaves_before_the_end_of_its_turn_waits_no_longer() {
+    let mut perf = Perf::new(Tick(0));
+    let mut watch = Stopwatch::start(Tick(100));
+    watch.come(Lap::Answer, &perf, Tick(100));
+    perf.finish(Job::Read, watch);
+    perf.on_answered(Tick(104));
+    perf.on_turn_end(Tick(120));
+    assert_eq!((perf.of(Stage::Read).count(), perf.of(Stage::Read).sum()), (1, 4));
+}
+
+#[test]
 fn the_end_of_a_turn_that_is_long_gone_is_its_beginning() {
     let mut perf = Perf::new(Tick(0));
     let begun = perf.when_sent(Tick(10));
