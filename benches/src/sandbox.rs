@@ -118,9 +118,10 @@ impl Sandbox {
         Ok(())
     }
 
+    /// Its temporary files come into the folder, since a script that is killed leaves them.
     pub fn script(path: &Path, folder: &Path) -> Command {
         let mut command = Command::new("bash");
-        command.arg(path).env(MARK, folder);
+        command.arg(path).env(MARK, folder).env("TMPDIR", folder);
         command
     }
 
