@@ -5,7 +5,6 @@ use crate::sandbox::Sandbox;
 use clap::ValueEnum;
 use rustix::fs::FallocateFlags;
 use std::fs::File;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -55,9 +54,6 @@ impl Disks {
                 rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, bytes)
                     .map_err(|errno| BenchError::file("reserve", &path)(errno.into()))?;
             }
-            if medium == Medium::Ram {
-                write_once(&file, bytes).map_err(BenchError::file("write", &path))?;
-            }
             if !with_loops {
                 return Ok(Disk { path, loop_name: None });
             }
@@ -74,19 +70,6 @@ impl Disks {
         };
         Ok(Disks { description: description.to_owned(), osds, raw, folder })
     }
-}
-
-/// Writes the whole file, so that its memory is there before anything is measured: the first touch of a page that the host has to find can
-/// cost ten times what writing it costs. A disk has no such first time.
-fn write_once(mut file: &File, bytes: u64) -> std::io::Result<()> {
-    let zeroes = vec![0; 1 << 20];
-    let mut left = bytes;
-    while left > 0 {
-        let len = left.min(zeroes.len() as u64);
-        file.write_all(&zeroes[..len as usize])?;
-        left -= len;
-    }
-    Ok(())
 }
 
 /// What a loop device has done since it was set up.
