@@ -6,7 +6,6 @@ use ashlar_types::control::{ControlError, ControlReply, ControlRequest};
 use ashlar_types::view::ClusterView;
 use ashlar_types::{ClusterId, Revision};
 use ashlar_wire_control::ControlClientError;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::mpsc::WeakUnboundedSender;
 use tokio::sync::{Notify, mpsc};
@@ -22,38 +21,7 @@ struct Inner {
     control: Arc<dyn Control>,
     id: ClusterId,
     wanted: Arc<Notify>,
-    /// A volume's task looks for news ([`Looking`]).
-    is_looking: Arc<AtomicBool>,
     state: Mutex<State>,
-}
-
-/// One volume's right to look for news before its thread sleeps. Only one of a process has it at a time: what it finds wakes the others.
-#[derive(Debug, Default)]
-pub(super) struct Looking {
-    held: Option<Arc<AtomicBool>>,
-}
-
-impl Looking {
-    /// Whether this one may look; true as well if it does already.
-    pub(super) fn begin(&mut self, cluster: &Cluster) -> bool {
-        let flag = &cluster.inner.is_looking;
-        if self.held.is_none() && !flag.swap(true, Ordering::Relaxed) {
-            self.held = Some(flag.clone());
-        }
-        self.held.is_some()
-    }
-
-    pub(super) fn end(&mut self) {
-        if let Some(flag) = self.held.take() {
-            flag.store(false, Ordering::Relaxed);
-        }
-    }
-}
-
-impl Drop for Looking {
-    fn drop(&mut self) {
-        self.end();
-    }
 }
 
 /// Held only to look at or to hand on a view, never across an await.
@@ -73,8 +41,7 @@ impl Cluster {
         let views = control.watch(view.revision);
         let state = State { follower: None, view: Arc::from(view), volumes: Vec::new() };
         let (id, wanted) = (state.view.cluster, Arc::new(Notify::new()));
-        let is_looking = Arc::default();
-        let inner = Arc::new(Inner { control, id, wanted: wanted.clone(), is_looking, state: Mutex::new(state) });
+        let inner = Arc::new(Inner { control, id, wanted: wanted.clone(), state: Mutex::new(state) });
         let follower = tokio::spawn(follow(Arc::downgrade(&inner), views, wanted)).abort_handle();
         inner.lock().follower = Some(follower);
         Ok(Cluster { inner })

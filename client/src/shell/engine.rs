@@ -2,12 +2,12 @@
 //! its clock. Everything that happened since it last ran is taken in before anything is written, so that many requests
 //! ride on one write. It has no opinion about the protocol.
 
-use super::cluster::{Cluster, Looking};
+use super::cluster::Cluster;
 use super::connection::{Connection, LinkError, Open};
 use super::volume::Shared;
 use crate::core::{ClientAction, ClientEvent, SessionProgress, VolumeClient};
 use ashlar_types::view::ClusterView;
-use ashlar_types::{BlockError, BlockReply, BlockRequest, BusyPoll, Completions, OsdId, Tick};
+use ashlar_types::{BlockError, BlockReply, BlockRequest, Completions, OsdId, Tick};
 use ashlar_wire::Message;
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -20,9 +20,6 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, Sleep};
 
 const COMMANDS_PER_BATCH: usize = 256;
-/// With so many requests under way answers come in company: a thread that sleeps wakes to many of them, and to look for each would cost more
-/// than it brings.
-const COMPANY: usize = 4;
 
 pub(super) enum Command {
     Submit(BlockRequest, Arc<dyn Completions>),
@@ -51,10 +48,6 @@ pub(super) struct Engine {
     /// Whether `sleep` is to be waited for.
     armed: bool,
     closing: Option<(Instant, oneshot::Sender<SessionProgress>)>,
-    busy_poll: BusyPoll,
-    looking: Looking,
-    news_at: Tick,
-    asleep_since: Option<Tick>,
     /// Nobody can submit any more.
     abandoned: bool,
 }
@@ -82,18 +75,12 @@ impl Engine {
             sleep: Box::pin(tokio::time::sleep_until(started)),
             armed: false,
             closing: None,
-            busy_poll: BusyPoll::default(),
-            looking: Looking::default(),
-            news_at: Tick(0),
-            asleep_since: None,
             abandoned: false,
         }
     }
 
     pub(super) async fn run(mut self) {
-        while !std::future::poll_fn(|cx| Poll::Ready(self.poll(cx).is_ready())).await {
-            self.wait().await;
-        }
+        std::future::poll_fn(|cx| self.poll(cx)).await;
         self.connections.clear();
         self.refuse_the_rest();
         if let Some((_, closed)) = self.closing.take() {
@@ -102,33 +89,7 @@ impl Engine {
         }
     }
 
-    /// Until something may have happened: what was polled last is polled again.
-    async fn wait(&mut self) {
-        if self.has_reason_to_look() && self.looking.begin(&self.cluster) {
-            std::thread::yield_now();
-            // Lets the runtime ask the kernel for news, for all that run on it.
-            tokio::task::yield_now().await;
-            return;
-        }
-        self.looking.end();
-        self.asleep_since = Some(self.now());
-        let mut is_polled = false;
-        std::future::poll_fn(|_| if std::mem::replace(&mut is_polled, true) { Poll::Ready(()) } else { Poll::Pending })
-            .await;
-    }
-
-    fn has_reason_to_look(&self) -> bool {
-        self.busy_poll.is_on() && self.waiting.len() < COMPANY && self.now() - self.news_at < BusyPoll::SPAN
-    }
-
-    fn on_news(&mut self) {
-        self.news_at = self.now();
-        let slept = self.asleep_since.take().map_or(ashlar_types::Duration::ZERO, |since| self.news_at - since);
-        self.busy_poll.on_news(slept);
-    }
-
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let mut had_news = false;
         loop {
             let mut busy = self.poll_commands(cx);
             busy |= self.poll_connections(cx);
@@ -139,9 +100,6 @@ impl Engine {
             }
             if !busy {
                 return Poll::Pending;
-            }
-            if !std::mem::replace(&mut had_news, true) {
-                self.on_news();
             }
         }
     }
@@ -365,11 +323,6 @@ impl Waiting {
             }
         };
         index as u64
-    }
-
-    /// Requests under way.
-    fn len(&self) -> usize {
-        self.entries.len() - self.free.len()
     }
 
     fn complete(&mut self, key: u64, result: Result<BlockReply, BlockError>) {
