@@ -71,6 +71,8 @@ fn requests_are_counted_once_and_a_restarted_osd_begins_from_nothing() {
         assert!(quantiles.is_sorted() && quantiles[0] > 0, "{whole}: {all}");
     }
     assert_eq!(count(all, "peer.prepare"), 2 * WRITES);
+    let sum = |stage| number(all, stage, "sum");
+    assert!(sum("peer.prepare") >= sum("member"), "who is asked has the answer later than it was given: {all}");
     assert!(count(all, "disk.write") >= 3 && count(all, "turn.messages") > 0, "{all}");
     // The whole is that of its parts over the OSDs too.
     for stage in ["write", "read", "member", "disk.write"] {
@@ -139,5 +141,5 @@ fn what_is_asked_wrongly_is_said_and_a_reader_that_goes_away_ends_it() {
     });
     cluster.kill_everything();
     let line = cluster.fails(&["perf"]);
-    assert!(line.contains("could be reached"), "{line}");
+    assert!(line.contains("is down; `ashlar up` brings it back"), "{line}");
 }

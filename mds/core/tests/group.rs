@@ -218,8 +218,11 @@ fn a_suspected_osd_goes_down_soon_unless_it_is_heard() {
     assert!(is_up(&mut group, 1), "a connection of another process says nothing");
 }
 
-/// What the leader knows of each OSD's histograms: its boot and the counts.
-fn perf(group: &mut Group) -> Vec<(u32, u64, Vec<(Stage, u64)>)> {
+/// An OSD, its boot, and how much each of its histograms counts.
+type Told = (u32, u64, Vec<(Stage, u64)>);
+
+/// What the leader knows of each OSD's histograms.
+fn perf(group: &mut Group) -> Vec<Told> {
     let counts = |stages: PerfReport| stages.into_iter().map(|(stage, of)| (stage, of.count())).collect();
     match group.request(ControlRequest::PerfStatus) {
         Ok(ControlReply::Perf(osds)) => {
