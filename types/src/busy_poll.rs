@@ -4,25 +4,40 @@
 //! wakes it pays for the interrupt. So as long as news comes a moment after the last, it is looked for; where it doesn't, nothing is.
 //! Where that was measured: docs/performance.md.
 
-use crate::Duration;
+use crate::{Duration, Tick};
 
 /// One thread's (or task's) decision. It reads no clock: who slept says how long it was.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct BusyPoll {
     /// Of the last sleeps, those that were short in a row; a long one takes [`SHORT_SLEEPS_MIN`] away.
     short_sleeps: u32,
+    /// Until then others need the processor.
+    off_until: Tick,
 }
 
 /// Short sleeps in a row before news is looked for. Twice as many are remembered, so that one long sleep among short ones changes nothing.
 const SHORT_SLEEPS_MIN: u32 = 4;
+
+/// Less than a time slice of the system's, more than a batch of requests takes.
+const SLICE: Duration = Duration::from_micros(1500);
+/// For how long nothing is looked for then.
+const OFF: Duration = Duration::from_millis(200);
 
 impl BusyPoll {
     /// For how long news is looked for before the thread sleeps: longer than a device or a peer nearby takes to answer.
     pub const SPAN: Duration = Duration::from_micros(200);
 
     /// Whether to look now.
-    pub fn is_on(&self) -> bool {
-        self.short_sleeps >= SHORT_SLEEPS_MIN
+    pub fn is_on(&self, now: Tick) -> bool {
+        self.short_sleeps >= SHORT_SLEEPS_MIN && now >= self.off_until
+    }
+
+    /// While news was looked for, others had the processor for this long at once. Neither the kernel nor another process of the data path
+    /// takes it for a time slice: somebody computes there, so the processor is awake, and who sleeps gets it sooner than who yields.
+    pub fn on_yielded(&mut self, now: Tick, others: Duration) {
+        if others >= SLICE {
+            self.off_until = now + OFF;
+        }
     }
 
     /// News has come after the thread has slept this long; zero if it was found awake.
@@ -41,6 +56,7 @@ mod tests {
 
     const SHORT: Duration = Duration::from_micros(20);
     const LONG: Duration = Duration::from_millis(3);
+    const NOW: Tick = Tick(1_000_000);
 
     fn after(sleeps: &[Duration]) -> BusyPoll {
         let mut poll = BusyPoll::default();
@@ -50,16 +66,16 @@ mod tests {
 
     #[test]
     fn begins_when_news_comes_in_quick_succession() {
-        assert!(!after(&[]).is_on());
-        assert!(!after(&[SHORT; 3]).is_on());
-        assert!(after(&[SHORT; 4]).is_on());
+        assert!(!after(&[]).is_on(NOW));
+        assert!(!after(&[SHORT; 3]).is_on(NOW));
+        assert!(after(&[SHORT; 4]).is_on(NOW));
     }
 
     #[test]
     fn one_long_sleep_in_a_busy_time_changes_nothing() {
         let mut poll = after(&[SHORT; 100]);
         poll.on_news(LONG);
-        assert!(poll.is_on());
+        assert!(poll.is_on(NOW));
     }
 
     #[test]
@@ -67,7 +83,7 @@ mod tests {
         let mut poll = after(&[SHORT; 100]);
         poll.on_news(LONG);
         poll.on_news(LONG);
-        assert!(!poll.is_on());
+        assert!(!poll.is_on(NOW));
     }
 
     #[test]
@@ -76,9 +92,19 @@ mod tests {
             (0..1000)
                 .scan(BusyPoll::default(), |poll, _| {
                     poll.on_news(LONG);
-                    Some(!poll.is_on())
+                    Some(!poll.is_on(NOW))
                 })
                 .all(|is_off| is_off)
         );
+    }
+
+    #[test]
+    fn pauses_where_somebody_computes_and_comes_back_by_itself() {
+        let mut poll = after(&[SHORT; 100]);
+        poll.on_yielded(NOW, Duration::from_micros(300));
+        assert!(poll.is_on(NOW), "others of the data path");
+        poll.on_yielded(NOW, LONG);
+        assert!(!poll.is_on(NOW) && !poll.is_on(NOW + Duration::from_millis(199)));
+        assert!(poll.is_on(NOW + OFF));
     }
 }

@@ -86,8 +86,8 @@ pub enum Looked {
     Found,
     /// Nothing has, within the time.
     Nothing,
-    /// Others had the processor for long.
-    Contended,
+    /// Others had the processor for so long.
+    Contended(Duration),
 }
 
 #[derive(Debug)]
@@ -268,7 +268,7 @@ impl<T> Ring<T> {
             std::thread::yield_now();
             let before = std::mem::replace(&mut now, Instant::now());
             if now - before > yield_max {
-                return Ok(Looked::Contended);
+                return Ok(Looked::Contended(now - before));
             }
         }
     }

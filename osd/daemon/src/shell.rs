@@ -284,11 +284,18 @@ impl<C: Core> Shell<C> {
         if timeout == Some(std::time::Duration::ZERO) {
             return self.ring.enter(count, timeout);
         }
-        if self.busy_poll.is_on() {
+        if self.busy_poll.is_on(self.now) {
             let span = std::time::Duration::from_micros(BusyPoll::SPAN.as_micros());
-            if self.ring.look(span, YIELD_MAX)? == Looked::Found {
-                self.busy_poll.on_news(Duration::ZERO);
-                return Ok(());
+            match self.ring.look(span, YIELD_MAX)? {
+                Looked::Found => {
+                    self.busy_poll.on_news(Duration::ZERO);
+                    return Ok(());
+                }
+                Looked::Nothing => {}
+                Looked::Contended(others) => {
+                    let others = u64::try_from(others.as_micros()).unwrap_or(u64::MAX);
+                    self.busy_poll.on_yielded(clock::now(), Duration::from_micros(others));
+                }
             }
         }
         let begin = clock::now();
@@ -310,13 +317,11 @@ impl<C: Core> Shell<C> {
         self.on_time();
         // Whoever is answered goes on while the rest of the batch is seen to. What goes to other OSDs waits: commits ride on it.
         self.act_on_all()?;
-        if self.answer() {
-            self.core.perf().on_answered(clock::now());
-        }
+        self.answer();
         self.core.poll(self.now, &mut self.actions);
         self.act_on_all()?;
-        self.flush_touched();
         self.core.perf().on_turn_end(clock::now());
+        self.flush_touched();
         Ok(())
     }
 

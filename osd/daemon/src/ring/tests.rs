@@ -193,5 +193,5 @@ fn a_look_ends_when_others_have_the_processor_for_longer_than_allowed() {
     ring.submit(1, Op::Timer { span: Duration::from_millis(1) });
     // Letting others run always takes longer than no time at all.
     let looked = ring.look(Duration::from_secs(60), Duration::ZERO).expect("io_uring works");
-    assert_eq!(looked, Looked::Contended);
+    assert!(matches!(looked, Looked::Contended(_)), "{looked:?}");
 }
