@@ -1,9 +1,11 @@
 //! Where the time of requests goes: a histogram for each stage, kept here, filled by the placement groups and by the shell.
 //! Nothing of it is ever looked at by the core itself.
 //!
-//! The core knows the time at which each turn of the shell's loop began; the shell says when a turn is over, with one more look at the clock.
+//! The core knows the time at which each turn of the shell's loop began; the shell says when all of it is handled, with one more look at the
+//! clock, before it gives to the kernel what leaves: whoever that wakes must not be able to have done something before it was asked.
 //! M1: what comes (a request, a completion) comes at the beginning of its turn; what goes (an answer, an operation, a message) goes at the
-//! end of its turn, but for answers where the shell says that they have left before. So the time that this process works on a turn is in the stage that ends with it, and not in what it waits for next.
+//! end of its turn, but for answers that the shell sends before. So the time that this process works on a turn is in the stage that ends
+//! with it, and not in what it waits for next.
 
 mod stopwatch;
 
@@ -23,9 +25,11 @@ const TELL: Duration = Duration::from_millis(1000);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Moment {
     at: Tick,
-    /// `None` where it is not the end of a turn.
-    turn: Option<u64>,
+    /// `NO_TURN` where it is not the end of one.
+    turn: u64,
 }
+
+const NO_TURN: u64 = u64::MAX;
 
 #[derive(Debug)]
 pub struct Perf {
@@ -69,7 +73,7 @@ impl Perf {
 
     /// What the present turn, which began at `now`, gives to others leaves at its end (M1).
     pub fn when_sent(&self, now: Tick) -> Moment {
-        Moment { at: now, turn: Some(self.turn) }
+        Moment { at: now, turn: self.turn }
     }
 
     /// An operation or an answer that was begun or asked for then is there in the turn that began at `now`.
@@ -80,16 +84,18 @@ impl Perf {
         self.add(stage, span.as_micros());
     }
 
-    /// The answers that this turn has given so far have left, ahead of its end.
+    /// The answers that this turn has given so far leave, ahead of its end.
     pub fn on_answered(&mut self, now: Tick) {
         self.settle(now);
     }
 
-    /// The turn is over, and what it has given leaves. Whoever drives a core without saying so gets spans that are short by the time of turns.
+    /// All of the turn is handled, and what it has given leaves. Whoever drives a core without saying so gets spans that are short by the time of turns.
     pub fn on_turn_end(&mut self, now: Tick) {
         self.ends[(self.turn % TURNS) as usize] = now;
         self.turn += 1;
-        self.settle(now);
+        if !self.finished.is_empty() {
+            self.settle(now);
+        }
         if std::mem::take(&mut self.has_io) {
             self.add(Stage::TurnBusy, (now - self.turn_began).as_micros());
             self.add(Stage::TurnMessages, self.messages);
@@ -134,17 +140,18 @@ impl Perf {
         self.finished = finished;
     }
 
+    #[inline]
     fn add(&mut self, stage: Stage, value: u64) {
         self.histograms[stage as usize].add(value);
         self.changed |= bit(stage);
     }
 
     fn time_of(&self, moment: Moment) -> Tick {
-        match moment.turn {
-            Some(turn) if turn < self.turn && self.turn - turn <= TURNS => {
-                self.ends[(turn % TURNS) as usize].max(moment.at)
-            }
-            _ => moment.at,
+        // Neither the present turn nor one that is long gone.
+        if moment.turn < self.turn && self.turn - moment.turn <= TURNS {
+            self.ends[(moment.turn % TURNS) as usize].max(moment.at)
+        } else {
+            moment.at
         }
     }
 }

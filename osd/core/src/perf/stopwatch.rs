@@ -1,6 +1,6 @@
 //! The laps of one request. They add up to the whole, since each begins where the one before it ended.
 
-use super::{Moment, Perf};
+use super::{Moment, NO_TURN, Perf};
 use ashlar_types::perf::Stage;
 use ashlar_types::{Duration, Tick};
 
@@ -29,39 +29,6 @@ pub(crate) enum Lap {
 
 const LAPS: usize = 5;
 
-impl Job {
-    fn stages(self) -> (Stage, &'static [(Lap, Stage)]) {
-        match self {
-            Job::Write => (
-                Stage::Write,
-                &[
-                    (Lap::Admit, Stage::WriteAdmit),
-                    (Lap::Store, Stage::WriteStore),
-                    (Lap::Members, Stage::WriteMembers),
-                    (Lap::Answer, Stage::WriteAnswer),
-                ],
-            ),
-            Job::Read => (
-                Stage::Read,
-                &[
-                    (Lap::Admit, Stage::ReadAdmit),
-                    (Lap::Lease, Stage::ReadLease),
-                    (Lap::Store, Stage::ReadStore),
-                    (Lap::Answer, Stage::ReadAnswer),
-                ],
-            ),
-            Job::Member => (
-                Stage::Member,
-                &[
-                    (Lap::Admit, Stage::MemberAdmit),
-                    (Lap::Store, Stage::MemberStore),
-                    (Lap::Answer, Stage::MemberAnswer),
-                ],
-            ),
-        }
-    }
-}
-
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Stopwatch {
     lap: Lap,
@@ -75,7 +42,7 @@ pub(crate) struct Stopwatch {
 impl Stopwatch {
     /// Has been received in the turn that began at `now`.
     pub(crate) fn start(now: Tick) -> Stopwatch {
-        Stopwatch { lap: Lap::Admit, before: Lap::Admit, since: Moment { at: now, turn: None }, laps: [0; LAPS] }
+        Stopwatch { lap: Lap::Admit, before: Lap::Admit, since: Moment { at: now, turn: NO_TURN }, laps: [0; LAPS] }
     }
 
     /// The next lap begins with what has come in the turn that began at `now`.
@@ -84,7 +51,7 @@ impl Stopwatch {
         self.add(self.before, begun - self.since.at);
         self.add(self.lap, now - begun);
         (self.before, self.lap) = (self.lap, next);
-        self.since = Moment { at: now.max(begun), turn: None };
+        self.since = Moment { at: now.max(begun), turn: NO_TURN };
     }
 
     /// The next lap begins when what this turn gives leaves (M1).
@@ -101,13 +68,28 @@ impl Stopwatch {
 
     pub(super) fn stop(mut self, job: Job, perf: &mut Perf, now: Tick) {
         self.come(self.lap, perf, now);
-        let (whole, parts) = job.stages();
-        let mut sum = 0;
-        for (lap, stage) in parts {
-            let span = u64::from(self.laps[*lap as usize]);
-            perf.add(*stage, span);
-            sum += span;
+        let [admit, lease, store, members, answer] = self.laps.map(u64::from);
+        match job {
+            Job::Write => {
+                perf.add(Stage::Write, admit + store + members + answer);
+                perf.add(Stage::WriteAdmit, admit);
+                perf.add(Stage::WriteStore, store);
+                perf.add(Stage::WriteMembers, members);
+                perf.add(Stage::WriteAnswer, answer);
+            }
+            Job::Read => {
+                perf.add(Stage::Read, admit + lease + store + answer);
+                perf.add(Stage::ReadAdmit, admit);
+                perf.add(Stage::ReadLease, lease);
+                perf.add(Stage::ReadStore, store);
+                perf.add(Stage::ReadAnswer, answer);
+            }
+            Job::Member => {
+                perf.add(Stage::Member, admit + store + answer);
+                perf.add(Stage::MemberAdmit, admit);
+                perf.add(Stage::MemberStore, store);
+                perf.add(Stage::MemberAnswer, answer);
+            }
         }
-        perf.add(whole, sum);
     }
 }

@@ -4,6 +4,7 @@ use super::{
     ACCEPT_PAUSE, CLOSING_TIME, CONNECTIONS_MAX, Core, GREETING_TIME, LinkState, QUEUED_BYTES_ALL, QUEUED_BYTES_MAX,
     QUEUED_BYTES_PAUSE, Shell, Tag, ToControl,
 };
+use crate::clock;
 use crate::connection::{Connection, Role};
 use crate::counters::add;
 use crate::ring::{Descriptor, Done, Op};
@@ -133,17 +134,19 @@ impl<C: Core> Shell<C> {
         }
     }
 
-    /// Starts the sends of [`Shell::flush_touched`] on the connections that others opened. Returns whether there was anything to say.
-    pub(super) fn answer(&mut self) -> bool {
+    /// Starts the sends of [`Shell::flush_touched`] on the connections that others opened.
+    pub(super) fn answer(&mut self) {
         let mut touched = std::mem::take(&mut self.touched);
         let is_inbound = |key: &u64| self.connections.get(key).is_some_and(|c| c.role == Role::Inbound);
         let (mut inbound, others): (Vec<u64>, Vec<u64>) = touched.drain(..).partition(is_inbound);
         self.touched = others;
+        if inbound.is_empty() {
+            return;
+        }
+        self.core.perf().on_answered(clock::now());
         inbound.sort_unstable();
         inbound.dedup();
-        let has_answers = !inbound.is_empty();
         inbound.into_iter().for_each(|key| self.send(key));
-        has_answers
     }
 
     /// Starts a send for each connection that has something to say and none under way.
