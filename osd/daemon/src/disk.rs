@@ -8,8 +8,15 @@ use bytes::Bytes;
 use rustix::fs::{self, AtFlags, FileType, FlockOperation, Mode, OFlags, SeekFrom, StatxFlags};
 use rustix::io::Errno;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// How long a disk may seem to be in use by a process that has ended: the kernel ends what an io_uring has under way, and lets go of its
+/// files, only after that. One disk that is slow to answer holds it up longest.
+const IN_USE_PATIENCE: Duration = Duration::from_secs(2);
+const IN_USE_PAUSE: Duration = Duration::from_millis(5);
 
 /// Alignment where the kernel doesn't tell: that of the largest sectors and of pages.
 const ALIGN_UNKNOWN: usize = 4096;
@@ -41,23 +48,12 @@ impl Disk {
             FileType::RegularFile => false,
             _ => return Err(OsdError::NotADisk { disk: path.to_owned() }),
         };
-        // On a block device, O_EXCL is refused while it is mounted or part of something.
-        let mut flags = OFlags::RDWR | OFlags::CLOEXEC;
-        flags.set(OFlags::EXCL, is_block_device);
-        let (file, is_direct) = match fs::open(path, flags | OFlags::DIRECT, Mode::empty()) {
-            Err(Errno::INVAL) => (fs::open(path, flags, Mode::empty()), false),
-            opened => (opened, true),
-        };
-        let file = file.map_err(|e| match e {
-            Errno::BUSY => OsdError::InUse { disk: path.to_owned() },
+        let (file, is_direct) = open_patiently(path, is_block_device).map_err(|e| match e {
+            Errno::BUSY | Errno::WOULDBLOCK => OsdError::InUse { disk: path.to_owned() },
             Errno::ROFS | Errno::ACCESS | Errno::PERM if fs::access(path, fs::Access::READ_OK).is_ok() => {
                 OsdError::ReadOnly { disk: path.to_owned() }
             }
             e => failed("opened", e),
-        })?;
-        fs::flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(|e| match e {
-            Errno::WOULDBLOCK => OsdError::InUse { disk: path.to_owned() },
-            e => failed("locked", e),
         })?;
         let size = fs::seek(&file, SeekFrom::End(0)).map_err(|e| failed("measured", e))?;
         let (memory_align, piece_align) = if is_direct { direct_alignment(&file) } else { (1, 1) };
@@ -100,6 +96,29 @@ impl Disk {
     pub(crate) fn describe(&self, action: &str, error: &io::Error) -> String {
         format!("disk {}: {action}: {error}", self.path.display())
     }
+}
+
+/// Opens and locks, waiting for who is about to let go ([`IN_USE_PATIENCE`]); whether it is for direct I/O.
+fn open_patiently(path: &Path, is_block_device: bool) -> Result<(OwnedFd, bool), Errno> {
+    let until = Instant::now() + IN_USE_PATIENCE;
+    loop {
+        match open_and_lock(path, is_block_device) {
+            Err(Errno::BUSY | Errno::WOULDBLOCK) if Instant::now() < until => std::thread::sleep(IN_USE_PAUSE),
+            result => return result,
+        }
+    }
+}
+
+fn open_and_lock(path: &Path, is_block_device: bool) -> Result<(OwnedFd, bool), Errno> {
+    // On a block device, O_EXCL is refused while it is mounted or part of something.
+    let mut flags = OFlags::RDWR | OFlags::CLOEXEC;
+    flags.set(OFlags::EXCL, is_block_device);
+    let (file, is_direct) = match fs::open(path, flags | OFlags::DIRECT, Mode::empty()) {
+        Err(Errno::INVAL) => (fs::open(path, flags, Mode::empty())?, false),
+        opened => (opened?, true),
+    };
+    fs::flock(&file, FlockOperation::NonBlockingLockExclusive)?;
+    Ok((file, is_direct))
 }
 
 fn copy(pieces: &[Bytes]) -> Bytes {
