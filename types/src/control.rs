@@ -5,8 +5,8 @@ use crate::perf::{OsdPerf, PerfReport};
 use crate::scrub::{ScrubReport, ScrubTarget};
 use crate::view::{ClusterView, PoolInfo};
 use crate::{
-    AttachmentId, BootId, ClusterId, Epoch, Generation, LayerId, MdsId, Name, OsdId, PgId, PoolId, Revision, SessionId,
-    StackRevision, VolumeId,
+    AttachmentId, BootId, ClusterId, DiskName, Epoch, Generation, LayerId, MdsId, Name, OsdId, PgId, PoolId, Revision,
+    SessionId, SnapshotId, StackRevision, VolumeId,
 };
 use serde::{Deserialize, Serialize};
 
@@ -32,28 +32,54 @@ pub enum ControlRequest {
     VolumeShow {
         name: Name,
     },
+    /// Refused while it has snapshots, unless they are to go with it.
     VolumeDelete {
         name: Name,
+        with_snapshots: bool,
     },
     VolumeExtend {
         name: Name,
         size: u64,
     },
-    /// Gives a volume to a gateway. Refused if it is attached, unless `mode` says otherwise.
-    Attach {
+    /// Freezes what a volume holds under a name, and gives the volume a new top layer. The answer says `Creating` until every PG has passed
+    /// the barrier: only then nothing that is written can still come into the snapshot. Ask by `SnapshotShow`.
+    SnapshotCreate {
+        volume: Name,
         name: Name,
+        /// Seconds since 1970 by the clock of who asks; kept as it is.
+        taken_at: u64,
+    },
+    /// Read: of one volume, or of all.
+    SnapshotList {
+        volume: Option<Name>,
+    },
+    /// Read.
+    SnapshotShow {
+        volume: Name,
+        name: Name,
+    },
+    /// Makes a volume what its snapshot is; what was written since is dropped. Refused while it is attached, unless `force` fences the holders.
+    VolumeRevert {
+        volume: Name,
+        snapshot: Name,
+        force: bool,
+    },
+    /// Gives a volume to a gateway, or, always read-only, one of its snapshots. A volume is refused if it is attached, unless `mode` says
+    /// otherwise; a snapshot may be attached by many.
+    Attach {
+        name: DiskName,
         gateway: String,
         mode: AttachMode,
         read_only: bool,
     },
     Detach {
-        name: Name,
+        name: DiskName,
         gateway: Option<String>,
     },
     /// A gateway process begins (or, with the same boot, continues) to serve an attachment it was given. A new boot raises the generation and
     /// passes the barrier; [`ControlError::Fencing`] until that is done: ask again.
     OpenAttachment {
-        name: Name,
+        name: DiskName,
         gateway: String,
         boot: BootId,
     },
@@ -178,6 +204,8 @@ pub enum ControlReply {
     Pools(Vec<PoolInfo>),
     Volume(VolumeInfo),
     Volumes(Vec<VolumeInfo>),
+    Snapshot(SnapshotInfo),
+    Snapshots(Vec<SnapshotInfo>),
     Attachment(AttachmentInfo),
     Attachments(Vec<AttachmentInfo>),
     Opened(AttachGrant),
@@ -248,16 +276,38 @@ pub struct VolumeInfo {
     pub state: VolumeState,
     pub placement_key: u64,
     pub stack_revision: StackRevision,
-    /// Top first. One, until snapshots exist.
+    /// Top first.
     pub layers: Vec<LayerId>,
     pub attachments: Vec<AttachmentInfo>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SnapshotState {
+    /// Its barrier is under way: a write that began before may still come into it.
+    Creating,
+    Available,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SnapshotInfo {
+    pub id: SnapshotId,
+    pub name: Name,
+    pub volume: VolumeId,
+    pub volume_name: Name,
+    /// Bytes that the volume had.
+    pub size: u64,
+    /// Seconds since 1970, as its maker said.
+    pub taken_at: u64,
+    pub state: SnapshotState,
+    /// The layer that it froze, and those below it, in order.
+    pub layers: Vec<LayerId>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AttachmentInfo {
     pub id: AttachmentId,
     pub volume: VolumeId,
-    pub volume_name: Name,
+    pub name: DiskName,
     pub gateway: String,
     pub generation: Generation,
     pub shared: bool,
@@ -273,7 +323,7 @@ pub struct AttachmentInfo {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AttachGrant {
     pub volume: VolumeId,
-    pub name: Name,
+    pub name: DiskName,
     pub attachment: AttachmentId,
     pub generation: Generation,
     pub session: SessionId,

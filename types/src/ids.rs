@@ -36,6 +36,8 @@ id!(/// A volume.
     VolumeId(u64), "vol.");
 id!(/// A layer of a volume: a map from blocks to data (design.md §1.1). Never used again after it is purged.
     LayerId(u64), "layer.");
+id!(/// A snapshot of a volume.
+    SnapshotId(u64), "snap.");
 id!(/// An attachment of a volume to a gateway. It keeps its id while its generation rises.
     AttachmentId(u64), "att.");
 id!(/// Rises each time an attachment is taken over; below the floor of a PG, requests are refused (design.md §7).

@@ -5,6 +5,7 @@
 mod block_device;
 mod busy_poll;
 mod checksum;
+mod disk_name;
 mod geometry;
 mod histogram;
 mod id_set;
@@ -23,6 +24,7 @@ pub mod view;
 pub use block_device::{BlockDevice, BlockError, BlockOp, BlockReply, BlockRequest, Completions, DeviceInfo, Extent};
 pub use busy_poll::BusyPoll;
 pub use checksum::Crc;
+pub use disk_name::DiskName;
 pub use geometry::{
     BLOCK_BYTES, BLOCKS_PER_CHUNK, BlockIndex, BlockRange, CHUNK_BYTES, ChunkSlice, SECTOR_BYTES, split_by_chunk,
 };
@@ -30,7 +32,7 @@ pub use histogram::Histogram;
 pub use id_set::{IdSet, Numbered};
 pub use ids::{
     AttachmentId, BootId, ChunkId, ChunkIndex, ClusterId, Generation, LayerId, MdsId, OpId, OpNumber, OsdId, PgId,
-    PoolId, Revision, SessionId, StackRevision, VolumeId,
+    PoolId, Revision, SessionId, SnapshotId, StackRevision, VolumeId,
 };
 pub use name::{Name, NameError};
 pub use payload::aligned_payload;

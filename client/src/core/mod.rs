@@ -22,7 +22,7 @@ pub use limits::ClientLimits;
 
 use ashlar_types::control::AttachGrant;
 use ashlar_types::view::ClusterView;
-use ashlar_types::{BlockError, BlockReply, BlockRequest, BootId, OpNumber, OsdId, Tick};
+use ashlar_types::{BlockError, BlockReply, BlockRequest, BootId, LayerId, OpNumber, OsdId, StackRevision, Tick};
 use ashlar_wire::Message;
 use request::{Finished, Requests};
 use router::{Router, Verdict};
@@ -43,6 +43,8 @@ pub enum ClientEvent {
     Received(OsdId, Message),
     /// The volume has this many bytes now.
     Resized(u64),
+    /// The layers of the volume, top first, as of this revision: the answer to [`ClientAction::WantStack`]. An older one does no harm.
+    Stack { revision: StackRevision, layers: Vec<LayerId> },
     /// The time of the newest [`ClientAction::WakeAt`] has come. An early or spurious one does no harm.
     Timer,
 }
@@ -58,6 +60,8 @@ pub enum ClientAction {
     Complete(u64, Result<BlockReply, BlockError>),
     /// The view seems stale: fetch what is newer now. An answer without news needn't be handed in.
     WantView,
+    /// The volume has another stack than this session knows: ask for the grant again, and hand in what it says. Said again after a while.
+    WantStack,
     /// One timer, replaced by each of these.
     WakeAt(Tick),
     /// The session is over for good; all requests have failed and will fail. Drop its connections.
@@ -143,6 +147,7 @@ impl VolumeClient {
             ClientEvent::LinkDown(osd) => self.router.on_link_down(now, osd, actions),
             ClientEvent::Received(osd, message) => self.on_received(now, osd, message, actions),
             ClientEvent::Resized(size) => self.requests.resize(size),
+            ClientEvent::Stack { revision, layers } => self.router.on_stack(now, revision, layers, actions),
             ClientEvent::Timer => self.router.on_timer(now, actions),
         }
         if !self.fenced {
