@@ -58,6 +58,11 @@ id!(/// The place of a chunk in its layer: byte offset / [`CHUNK_BYTES`](crate::
 #[serde(transparent)]
 pub struct ClusterId(pub u128);
 
+impl StackRevision {
+    /// Of a volume that never had another stack than its first layer.
+    pub const FIRST: StackRevision = StackRevision(1);
+}
+
 impl fmt::Display for ClusterId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:032x}", self.0)

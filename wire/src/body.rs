@@ -10,7 +10,7 @@ use crate::message::{
     DigestReply, DigestRequest, FetchReply, FetchRequest, FloorRaised, Hello, HelloReply, HelloStatus, IoKind, IoReply,
     IoRequest, IoStatus, JoinChunks, JoinMeta, JoinStart, LeaseGrant, LeaseRequest, Message, Outcome, PeerHello,
     Prepare, Prepared, Promise, PromiseReply, Push, Pushed, PushedBlock, RaiseFloor, Report, ReportedChunk,
-    ReportedWrite, RetryId, WriteMeta,
+    ReportedWrite, RetryId, STACK_LAYERS_MAX, Stack, WriteMeta,
 };
 use ashlar_types::view::{Fences, Floor, PgConfig};
 use ashlar_types::{
@@ -39,6 +39,7 @@ pub(crate) fn put(message: &Message, out: &mut BytesMut) -> Bytes {
             m.put(out);
             return m.payload.clone();
         }
+        Message::Stack(m) => m.put(out),
         Message::Prepared(m) => m.put(out),
         Message::Commit(m) => m.put(out),
         Message::LeaseRequest(m) => m.put(out),
@@ -78,6 +79,7 @@ pub(crate) fn get(kind: Kind, body: &[u8], payload: Bytes) -> Result<Message, Fr
         Kind::IoRequest => Message::IoRequest(IoRequest { payload, ..IoRequest::get(from)? }),
         Kind::IoReply => Message::IoReply(IoReply { payload, ..IoReply::get(from)? }),
         Kind::Prepare => Message::Prepare(Prepare { payload, ..Prepare::get(from)? }),
+        Kind::Stack => Message::Stack(Field::get(from)?),
         Kind::Prepared => Message::Prepared(Field::get(from)?),
         Kind::Commit => Message::Commit(Field::get(from)?),
         Kind::LeaseRequest => Message::LeaseRequest(Field::get(from)?),
@@ -115,6 +117,8 @@ fn contradiction(message: &Message) -> Option<&'static str> {
             let is_right = m.payload.is_empty() || m.payload.len() == present * block;
             (!is_right).then_some("the payload isn't the present blocks")
         }
+        Message::Stack(m) if m.layers.is_empty() => Some("a stack without layers"),
+        Message::Stack(m) if m.layers.len() > STACK_LAYERS_MAX => Some("more layers than a stack has"),
         Message::Prepare(m) => match &m.write.change {
             Change::Write { range, crcs } => {
                 let is_right = m.payload.len() == range.bytes() as usize && crcs.len() == usize::from(range.count());
@@ -247,6 +251,8 @@ layout! {
         crcs: Vec<Crc>,
     } + payload
     IoReply { op: OpId, status: IoStatus, epoch: Epoch, blocks: Vec<Option<Crc>> } + payload
+
+    Stack { revision: StackRevision, layers: Vec<LayerId> }
 
     WriteMeta {
         chunk: ChunkId, version: Version, prev: Version, op: OpId, lowest_unanswered: OpNumber, volume: VolumeId,

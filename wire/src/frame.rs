@@ -11,16 +11,19 @@ use crate::message::Message;
 use ashlar_types::{CHUNK_BYTES, ClusterId, Crc};
 use bytes::{BufMut, Bytes, BytesMut};
 
-/// What each version of the data protocol changed.
+/// What each version of the data protocol changed. A frame names the one that gave its kind the form it has, so what didn't change is read by
+/// older receivers, and what they would misread is refused by them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u16)]
 pub enum DataVersion {
     /// The first one.
     V1 = 1,
+    /// `Stack`: a client names the layers of its volume before it asks for anything.
+    V2 = 2,
 }
 
 impl DataVersion {
-    pub const NEWEST: DataVersion = DataVersion::V1;
+    pub const NEWEST: DataVersion = DataVersion::V2;
 }
 
 /// Every part of a frame is filled up to this, in bytes.
@@ -69,10 +72,11 @@ pub enum Kind {
     FetchReply = 23,
     DigestRequest = 24,
     DigestReply = 25,
+    Stack = 26,
 }
 
 impl Kind {
-    pub const ALL: [Kind; 25] = [
+    pub const ALL: [Kind; 26] = [
         Kind::Hello,
         Kind::HelloReply,
         Kind::IoRequest,
@@ -98,6 +102,7 @@ impl Kind {
         Kind::FetchReply,
         Kind::DigestRequest,
         Kind::DigestReply,
+        Kind::Stack,
     ];
 
     fn from_number(number: u16) -> Result<Kind, FrameError> {
@@ -134,6 +139,14 @@ impl Kind {
             Message::FetchReply(_) => Kind::FetchReply,
             Message::DigestRequest(_) => Kind::DigestRequest,
             Message::DigestReply(_) => Kind::DigestReply,
+            Message::Stack(_) => Kind::Stack,
+        }
+    }
+
+    pub fn version(self) -> DataVersion {
+        match self {
+            Kind::Stack => DataVersion::V2,
+            _ => DataVersion::V1,
         }
     }
 
@@ -180,10 +193,13 @@ impl Header {
             return Err(FrameError::Magic { found: magic });
         }
         let version = u16::from_le_bytes(field(bytes, 4));
-        if version != DataVersion::NEWEST as u16 {
+        if version == 0 || version > DataVersion::NEWEST as u16 {
             return Err(FrameError::Version { found: version, known: DataVersion::NEWEST as u16 });
         }
         let kind = Kind::from_number(u16::from_le_bytes(field(bytes, 6)))?;
+        if version != kind.version() as u16 {
+            return Err(FrameError::Version { found: version, known: kind.version() as u16 });
+        }
         let length = |at, what, most: usize| {
             let found = u32::from_le_bytes(field(bytes, at)) as usize;
             match found <= most {
@@ -287,7 +303,7 @@ fn put_head(message: &Message, cluster: ClusterId, out: &mut BytesMut) -> Bytes 
 
     let mut header = &mut out[start..start + HEADER_BYTES];
     header.put_slice(&MAGIC);
-    header.put_u16_le(DataVersion::NEWEST as u16);
+    header.put_u16_le(kind.version() as u16);
     header.put_u16_le(kind as u16);
     header.put_u128_le(cluster.0);
     header.put_u32_le(u32::try_from(body_bytes).expect("at most MAX_BODY_BYTES"));

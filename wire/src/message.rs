@@ -3,8 +3,8 @@
 
 use ashlar_types::view::{Fences, PgConfig};
 use ashlar_types::{
-    AttachmentId, BlockIndex, BlockRange, BootId, ChunkId, ClusterId, Crc, Epoch, Generation, OpId, OpNumber, OsdId,
-    PgId, SessionId, StackRevision, Tick, Version, VolumeId,
+    AttachmentId, BlockIndex, BlockRange, BootId, ChunkId, ClusterId, Crc, Epoch, Generation, LayerId, OpId, OpNumber,
+    OsdId, PgId, SessionId, StackRevision, Tick, Version, VolumeId,
 };
 use bytes::Bytes;
 
@@ -15,6 +15,8 @@ pub enum Message {
 
     IoRequest(IoRequest),
     IoReply(IoReply),
+    /// Has no reply: it stands before the requests that need it.
+    Stack(Stack),
 
     Prepare(Prepare),
     Prepared(Prepared),
@@ -57,6 +59,7 @@ impl Message {
             | Message::FetchRequest(_)
             | Message::DigestRequest(_) => true,
             Message::Commit(_)
+            | Message::Stack(_)
             | Message::HelloReply(_)
             | Message::IoReply(_)
             | Message::Prepared(_)
@@ -132,6 +135,7 @@ pub struct IoRequest {
     pub attachment: AttachmentId,
     pub generation: Generation,
     pub stack_revision: StackRevision,
+    /// Of the top layer of the [`Stack`] that this connection was told with this revision.
     pub chunk: ChunkId,
     /// Bytes in the chunk, `offset + len <= CHUNK_BYTES`, `len > 0`.
     pub offset: u32,
@@ -142,6 +146,21 @@ pub struct IoRequest {
     /// `Write`: `len` bytes. Else empty.
     pub payload: Bytes,
 }
+
+/// The layers of the session's volume, or of its snapshot, as of one revision. Told on each connection before the first request that names the
+/// revision; the last few are kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stack {
+    pub revision: StackRevision,
+    /// Top first; at most [`STACK_LAYERS_MAX`].
+    pub layers: Vec<LayerId>,
+}
+
+/// What a top layer doesn't have is looked for in each layer below it.
+pub const STACK_LAYERS_MAX: usize = 1024;
+/// Stacks that an OSD keeps of a connection, the last ones it was told. A client needs the newest, and those of writes that it sent with an older
+/// one and that have no answer yet.
+pub const STACKS_KEPT: usize = 4;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum IoKind {
@@ -159,7 +178,7 @@ pub struct IoReply {
     pub status: IoStatus,
     /// The epoch that the OSD knows of this PG, `Epoch(0)` if none.
     pub epoch: Epoch,
-    /// `Read`, `Extents`: for each block that the range touches its CRC, or `None` where it is absent and reads as zeroes.
+    /// `Read`, `Extents`: for each block that the range touches its CRC, or `None` where no layer has it and it reads as zeroes.
     pub blocks: Vec<Option<Crc>>,
     /// `Read`: the present blocks, whole, one after the other.
     pub payload: Bytes,

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 const BYTES_PER_LINE: usize = 32;
 
 fn path(kind: Kind) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(format!("golden/{kind:?}-v1.hex").to_lowercase())
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(format!("golden/{kind:?}-{:?}.hex", kind.version()).to_lowercase())
 }
 
 /// The message without its payload, which would fill pages.

@@ -1,7 +1,7 @@
 //! Random messages that contradict nothing, from a seed.
 
 use crate::message::{Change, Message, Outcome, PeerHello};
-use crate::{FetchReply, IoReply, IoRequest, Kind, Prepare, Push};
+use crate::{FetchReply, IoReply, IoRequest, Kind, Prepare, Push, Stack};
 use ashlar_types::{BLOCK_BYTES, BLOCKS_PER_CHUNK, BlockIndex, BlockRange, Crc, IdSet, Numbered, Version};
 use bytes::Bytes;
 use std::collections::BTreeMap;
@@ -222,5 +222,11 @@ pub(crate) fn message(kind: Kind, rng: &mut Rng) -> Message {
         }
         Kind::DigestRequest => Message::DigestRequest(Sample::sample(rng)),
         Kind::DigestReply => Message::DigestReply(Sample::sample(rng)),
+        Kind::Stack => loop {
+            let stack = Stack::sample(rng);
+            if !stack.layers.is_empty() {
+                break Message::Stack(stack);
+            }
+        },
     }
 }
