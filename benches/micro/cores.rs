@@ -364,7 +364,10 @@ impl Cores {
             }
             ClientAction::Complete(_, Ok(reply)) => self.complete(&reply),
             ClientAction::WakeAt(at) => self.client_wake = Some(at),
-            other @ (ClientAction::Complete(..) | ClientAction::WantView | ClientAction::Fenced) => {
+            other @ (ClientAction::Complete(..)
+            | ClientAction::WantView
+            | ClientAction::WantStack
+            | ClientAction::Fenced) => {
                 panic!("nothing fails here, but the client says {other:?}")
             }
         }

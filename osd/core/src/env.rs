@@ -161,6 +161,21 @@ impl<P: Policy> Env<P> {
         token
     }
 
+    /// Goes on with a read under its token, in another chunk.
+    pub(crate) fn read_on(
+        &mut self,
+        token: Token,
+        pg: PgId,
+        chunk: ChunkId,
+        range: BlockRange,
+        kind: ReadKind,
+        pending: Pending,
+    ) {
+        let older = self.tokens.insert(token, (pg, pending));
+        assert!(older.is_none(), "a read goes on when its last part has ended");
+        self.store.read(token, pg, chunk, range, kind);
+    }
+
     pub(crate) fn reply(&mut self, conn: ConnId, message: Message) {
         self.net.reply(conn, message, &mut self.actions);
     }

@@ -7,9 +7,10 @@
 
 use crate::{Action, ConnId};
 use ashlar_types::view::{ClusterView, Fences, OsdInfo};
-use ashlar_types::{BootId, ClusterId, Duration, OsdId, SessionId, Tick};
-use ashlar_wire::{ClientHello, Hello, HelloReply, HelloStatus, Message, PeerHello};
+use ashlar_types::{BootId, ClusterId, Duration, LayerId, OsdId, SessionId, StackRevision, Tick};
+use ashlar_wire::{ClientHello, Hello, HelloReply, HelloStatus, Message, PeerHello, STACKS_KEPT, Stack};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 /// How long after a failed attempt a link is tried again.
 const LINK_RETRY: Duration = Duration::from_millis(30);
@@ -25,7 +26,41 @@ const ENDED_SESSIONS_MAX: usize = 4096;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Peer {
     Osd { id: OsdId, boot: BootId },
-    Client(ClientHello),
+    Client(Client),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Client {
+    pub hello: ClientHello,
+    /// What it has named lately, by revision.
+    stacks: Vec<NamedStack>,
+}
+
+/// The stack that a client means by a revision.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct NamedStack {
+    revision: StackRevision,
+    pub top: LayerId,
+    pub below: Below,
+}
+
+/// The layers below a top one, uppermost first; `None` where there are none.
+pub(crate) type Below = Option<Arc<[LayerId]>>;
+
+impl Client {
+    pub(crate) fn stack(&self, revision: StackRevision) -> Option<&NamedStack> {
+        self.stacks.iter().find(|stack| stack.revision == revision)
+    }
+
+    fn name(&mut self, stack: &Stack) {
+        let Some((top, below)) = stack.layers.split_first() else { return };
+        self.stacks.retain(|known| known.revision != stack.revision);
+        if self.stacks.len() == STACKS_KEPT {
+            self.stacks.remove(0);
+        }
+        let below = if below.is_empty() { None } else { Some(below.into()) };
+        self.stacks.push(NamedStack { revision: stack.revision, top: *top, below });
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -131,9 +166,15 @@ impl Net {
         }
         let peer = match hello.from {
             PeerHello::Osd { id, boot } => Peer::Osd { id, boot },
-            PeerHello::Client(client) => Peer::Client(client),
+            PeerHello::Client(hello) => Peer::Client(Client { hello, stacks: Vec::new() }),
         };
         self.conns.insert(conn, peer);
+    }
+
+    pub(crate) fn on_stack(&mut self, conn: ConnId, stack: &Stack) {
+        if let Some(Peer::Client(client)) = self.conns.get_mut(&conn) {
+            client.name(stack);
+        }
     }
 
     fn judge(&self, hello: &Hello, mounted: bool) -> HelloStatus {
@@ -162,7 +203,7 @@ impl Net {
             Some(Peer::Osd { id, .. }) if self.osds.get(&id).is_some_and(|(_, _, c)| *c == conn) => {
                 self.osds.remove(&id);
             }
-            Some(Peer::Client(client)) => self.end_session(client.session, conn),
+            Some(Peer::Client(client)) => self.end_session(client.hello.session, conn),
             Some(_) | None => {}
         }
     }

@@ -237,6 +237,7 @@ impl<P: Policy> Osd<P> {
         }
         match (self.env.net.peer(conn), message) {
             (Some(Peer::Client(_)), Message::IoRequest(request)) => self.on_io_request(conn, request),
+            (Some(Peer::Client(_)), Message::Stack(stack)) => self.env.net.on_stack(conn, &stack),
             (Some(Peer::Osd { id, boot }), message) => {
                 let from = (*id, *boot);
                 self.on_peer_request(conn, from, message);

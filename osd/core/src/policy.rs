@@ -26,6 +26,8 @@ pub trait Policy: std::fmt::Debug + 'static {
     const BOOT_ID_IGNORED: bool = false;
     /// §7: barriers are reported as passed without a floor.
     const FLOOR_SKIPPED: bool = false;
+    /// L2: reads by an older stack are served when a newer one is.
+    const STALE_STACK_READ: bool = false;
     /// R4: a member reports without waiting for the prepares that it has under way.
     const LATE_PREPARE_AFTER_REPORT: bool = false;
     /// R4: a member whose log is damaged reports as if it could tell.

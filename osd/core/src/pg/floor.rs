@@ -2,16 +2,21 @@
 //! older write is undecided and the floor is durable on everybody who is awaited.
 //!
 //! Below `min_size` older writes cannot be decided. They need not be waited for then: all in-sync members hold them already, nothing below
-//! the floor can be prepared any more, and R6 lets nobody read past them, so they count as written before the barrier.
+//! the floor can be prepared any more, and R6 lets nobody read past them, so they count as written before the barrier. Not so where a layer is
+//! frozen or dropped.
+//!
+//! L1: a frozen layer has no undecided write: a barrier that brings a new stack waits for all that was admitted by the old one. L2: a PG serves a
+//! stack only when its barrier is passed here, and from the moment that the barrier is known nothing by an older one: so all clients of a
+//! volume see the same stack, whoever has heard of it first.
 
-use super::primary::{MEMBER_PATIENCE, Queued, refusal};
+use super::primary::{MEMBER_PATIENCE, Queued, judge_floor, refusal};
 use super::{Pending, Pg};
 use crate::env::Env;
 use crate::policy::Policy;
 use crate::store::api::StoreOp;
 use ashlar_types::view::{Barrier, Floor};
-use ashlar_types::{Duration, Epoch, OsdId, Tick, VolumeId};
-use ashlar_wire::{IoStatus, Message, Outcome, RaiseFloor};
+use ashlar_types::{Duration, Epoch, OsdId, StackRevision, Tick, VolumeId};
+use ashlar_wire::{IoStatus, Message, Outcome, RaiseFloor, WriteMeta};
 use std::collections::BTreeSet;
 
 /// A passed barrier is told again after this time, while the view still waits for it.
@@ -20,6 +25,8 @@ const TELL_AGAIN: Duration = Duration::from_millis(300);
 #[derive(Debug)]
 pub(super) struct FloorOp {
     barrier: Barrier,
+    /// It brings a stack that this PG has not served.
+    raises_stack: bool,
     stage: Stage,
 }
 
@@ -45,6 +52,20 @@ impl FloorOp {
         &self.barrier.floor
     }
 
+    /// L2: whether requests of this revision of the stack have to wait for it.
+    pub(super) fn is_raising(&self, revision: StackRevision) -> bool {
+        self.raises_stack
+            && self.barrier.floor.stack_revision >= revision
+            && !matches!(self.stage, Stage::Passed { .. })
+    }
+
+    /// Whether a write is older than the floor: of a fenced attachment, or of an older stack; what was admitted before the barrier was
+    /// known is all of that.
+    fn outdates(&self, write: &WriteMeta) -> bool {
+        let floor = &self.barrier.floor;
+        write.volume == self.barrier.volume && (self.raises_stack || floor.fences(write.attachment, write.generation))
+    }
+
     /// Members that have left the floor unanswered for too long.
     pub(super) fn late(&self, now: Tick) -> Vec<OsdId> {
         match &self.stage {
@@ -67,9 +88,16 @@ impl Pg {
         }
         let wanted: Vec<Barrier> = env.view.barriers.iter().filter(|b| b.pgs.contains(&pg)).cloned().collect();
         let Some(primary) = self.primary() else { return };
+        // Another barrier may take the place of one that was under way here.
+        let is_raising = |f: &FloorOp| f.is_raising(StackRevision::FIRST);
+        let raising: BTreeSet<VolumeId> =
+            primary.floors.values().filter(|f| is_raising(f)).map(FloorOp::volume).collect();
         primary.floors.retain(|id, _| wanted.iter().any(|b| b.id == *id));
         let mut fresh = Vec::new();
         for barrier in wanted {
+            let known = env.store.pg(pg).and_then(|s| s.fences.floors.get(&barrier.volume)).map(|f| f.stack_revision);
+            let is_new = barrier.floor.stack_revision > known.unwrap_or_default().max(StackRevision::FIRST);
+            let raises_stack = is_new || raising.contains(&barrier.volume);
             if P::FLOOR_SKIPPED {
                 env.barrier_passed(barrier.id, pg);
                 continue;
@@ -77,7 +105,7 @@ impl Pg {
             let Some(primary) = self.primary() else { return };
             primary.floors.entry(barrier.id).or_insert_with(|| {
                 fresh.push((barrier.volume, barrier.floor.clone()));
-                FloorOp { barrier, stage: Stage::Draining }
+                FloorOp { barrier, raises_stack, stage: Stage::Draining }
             });
         }
         for (volume, floor) in fresh {
@@ -93,8 +121,7 @@ impl Pg {
     /// Queued requests below the floor will never start.
     fn refuse_below<P: Policy>(&mut self, volume: VolumeId, floor: &Floor, env: &mut Env<P>) {
         let epoch = self.config.epoch;
-        let is_below =
-            |q: &Queued| q.request.volume == volume && floor.fences(q.request.attachment, q.request.generation);
+        let is_below = |q: &Queued| q.request.volume == volume && judge_floor::<P>(floor, &q.request).is_err();
         let Some(primary) = self.primary() else { return };
         let mut refused = Vec::new();
         for ops in primary.chunks.values_mut() {
@@ -105,7 +132,8 @@ impl Pg {
         primary.unleased.retain(|q| !is_below(q));
         for queued in refused {
             primary.ops.remove(&queued.request.op);
-            env.reply(queued.conn, refusal(queued.request.op, IoStatus::Fenced, epoch));
+            let status = judge_floor::<P>(floor, &queued.request).err().unwrap_or(IoStatus::Fenced);
+            env.reply(queued.conn, refusal(queued.request.op, status, epoch));
         }
         let chunks: Vec<_> = primary.chunks.keys().copied().collect();
         for chunk in chunks {
@@ -121,15 +149,9 @@ impl Pg {
         let Some(op) = primary.floors.get(&id) else { return };
         match &op.stage {
             Stage::Draining => {
-                let floor = &op.barrier.floor;
-                let volume = op.barrier.volume;
                 // What has begun and is not in a chain yet meets the floor in `propose`.
-                let must_drain = has_min_size || !op.barrier.retire.is_empty();
-                let is_undecided = primary
-                    .chunks
-                    .values()
-                    .flat_map(|c| &c.chain)
-                    .any(|w| w.write.volume == volume && floor.fences(w.write.attachment, w.write.generation));
+                let must_drain = has_min_size || op.raises_stack || !op.barrier.retire.is_empty();
+                let is_undecided = primary.chunks.values().flat_map(|c| &c.chain).any(|w| op.outdates(&w.write));
                 if must_drain && is_undecided {
                     return;
                 }

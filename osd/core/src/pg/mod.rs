@@ -14,6 +14,7 @@ mod primary;
 mod read;
 mod repair;
 mod scrub;
+mod stack;
 mod write;
 
 use crate::ConnId;
@@ -329,6 +330,7 @@ impl Pg {
         outcome: ReadOutcome,
         env: &mut Env<P>,
     ) {
+        let Some(outcome) = self.look_below(token, &pending, outcome, env) else { return };
         match pending {
             Pending::ClientRead { epoch } => self.on_client_read(token, epoch, outcome, env),
             Pending::Merge { epoch, chunk, op } => self.on_merge_read(token, epoch, chunk, op, outcome, env),

@@ -7,15 +7,18 @@
 use super::floor::FloorOp;
 use super::join::Join;
 use super::scrub::Scrub;
+use super::stack::StackRead;
 use super::{Pending, Pg, Role};
 use crate::ConnId;
 use crate::env::Env;
-use crate::net::Peer;
+use crate::net::{Below, Peer};
 use crate::perf::{Moment, Stopwatch};
 use crate::policy::Policy;
 use crate::store::api::{ReadKind, Token};
 use ashlar_types::control::PgChange;
-use ashlar_types::{BlockRange, CHUNK_BYTES, ChunkId, Duration, Epoch, OpId, OsdId, PgId, Tick, Version};
+use ashlar_types::{
+    BlockRange, CHUNK_BYTES, ChunkId, Duration, Epoch, OpId, OsdId, PgId, StackRevision, Tick, Version,
+};
 use ashlar_wire::{Change, Commit, IoKind, IoReply, IoRequest, IoStatus, LeaseGrant, Message, Prepare, WriteMeta};
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -43,6 +46,8 @@ pub(super) struct Primary {
     /// Every admitted request that changes something, with the connection to answer on (W3).
     pub ops: BTreeMap<OpId, ConnId>,
     pub reads: BTreeMap<Token, ReadOp>,
+    /// Reads through more than one layer that are under way, of clients and for merges.
+    pub stack_reads: BTreeMap<Token, StackRead>,
     /// Reads that wait for leases (R5).
     pub unleased: VecDeque<Queued>,
     pub unleased_since: Tick,
@@ -147,6 +152,7 @@ pub(super) struct Queued {
     pub conn: ConnId,
     pub request: IoRequest,
     pub range: BlockRange,
+    pub below: Below,
     pub watch: Stopwatch,
 }
 
@@ -162,6 +168,7 @@ pub(super) struct Proposal {
     pub request: IoRequest,
     pub change: Change,
     pub payload: Bytes,
+    pub below: Below,
     pub watch: Stopwatch,
 }
 
@@ -177,6 +184,7 @@ impl Primary {
             chunks: BTreeMap::new(),
             ops: BTreeMap::new(),
             reads: BTreeMap::new(),
+            stack_reads: BTreeMap::new(),
             unleased: VecDeque::new(),
             unleased_since: Tick(0),
             idle_zeroes: Vec::new(),
@@ -310,12 +318,20 @@ impl Pg {
     /// The entrance for clients: checks what can be checked at once, then queues or starts.
     pub(crate) fn on_request<P: Policy>(&mut self, conn: ConnId, request: IoRequest, env: &mut Env<P>) {
         let epoch = self.config.epoch;
-        if let Err(status) = self.judge_request(conn, &request, env) {
-            env.reply(conn, refusal(request.op, status, epoch));
-            return;
-        }
+        let below = match self.judge_request(conn, &request, env) {
+            Ok(below) => below,
+            Err(status) => {
+                // A write that came into the layer before it was frozen is there: written again into the next one, it would be there twice.
+                let is_write = matches!(request.kind, IoKind::Write | IoKind::Zero);
+                let is_done = status == IoStatus::StaleStack && is_write && self.is_repeated(conn, &request, env);
+                if !is_done {
+                    env.reply(conn, refusal(request.op, status, epoch));
+                }
+                return;
+            }
+        };
         let Some(range) = BlockRange::covering(request.offset, request.len) else { return };
-        let queued = Queued { conn, request, range, watch: Stopwatch::start(env.now) };
+        let queued = Queued { conn, request, range, below, watch: Stopwatch::start(env.now) };
         if queued.is_write() && self.is_repeated(conn, &queued.request, env) {
             return;
         }
@@ -336,9 +352,10 @@ impl Pg {
         self.start_queued(chunk, env);
     }
 
-    /// Fencing comes first (design.md §7), then epochs, then the request itself.
-    fn judge_request<P: Policy>(&self, conn: ConnId, request: &IoRequest, env: &Env<P>) -> Result<(), IoStatus> {
-        let Some(Peer::Client(hello)) = env.net.peer(conn) else { return Err(IoStatus::Invalid) };
+    /// Fencing comes first (design.md §7), then epochs, then the request itself. Gives the layers below the one it names.
+    fn judge_request<P: Policy>(&self, conn: ConnId, request: &IoRequest, env: &Env<P>) -> Result<Below, IoStatus> {
+        let Some(Peer::Client(client)) = env.net.peer(conn) else { return Err(IoStatus::Invalid) };
+        let hello = &client.hello;
         let is_capable = hello.session == request.op.session
             && hello.volume == request.volume
             && hello.attachment == request.attachment
@@ -349,6 +366,9 @@ impl Pg {
         if !is_capable || !is_whole || request.payload.len() != carries {
             return Err(IoStatus::Invalid);
         }
+        // Without the layers below it a block would read as zeroes.
+        let stack = client.stack(request.stack_revision).filter(|stack| stack.top == request.chunk.layer);
+        let Some(stack) = stack else { return Err(IoStatus::Invalid) };
         if request.epoch != self.config.epoch || !self.is_active() {
             return Err(IoStatus::WrongEpoch);
         }
@@ -365,7 +385,7 @@ impl Pg {
         if request.kind == IoKind::Write && !super::write::fragments_match(request) {
             return Err(IoStatus::BadChecksum);
         }
-        Ok(())
+        Ok(stack.below.clone())
     }
 
     /// Design.md §7: by what is durable, and by what is about to be.
@@ -376,8 +396,15 @@ impl Pg {
             return Err(IoStatus::Fenced);
         }
         let durable = fences.and_then(|f| f.floors.get(&request.volume));
-        let coming = primary.floors.values().filter(|f| f.volume() == request.volume).map(|f| f.floor());
-        durable.into_iter().chain(coming).try_for_each(|floor| judge_floor(floor, request))
+        let coming = primary.floors.values().filter(|f| f.volume() == request.volume);
+        durable
+            .into_iter()
+            .chain(coming.clone().map(FloorOp::floor))
+            .try_for_each(|floor| judge_floor::<P>(floor, request))?;
+        // L2: a new stack is served when nobody can write or read by the old one any more.
+        let passed = durable.map_or(StackRevision::FIRST, |f| f.stack_revision.max(StackRevision::FIRST));
+        let is_coming = coming.into_iter().any(|f| f.is_raising(request.stack_revision));
+        if request.stack_revision > passed || is_coming { Err(IoStatus::Retry) } else { Ok(()) }
     }
 
     /// R10: a request that was done is answered again; one that is under way is answered on the newer connection.
@@ -663,11 +690,12 @@ impl Pg {
     }
 }
 
-fn judge_floor(floor: &ashlar_types::view::Floor, request: &IoRequest) -> Result<(), IoStatus> {
+pub(super) fn judge_floor<P: Policy>(floor: &ashlar_types::view::Floor, request: &IoRequest) -> Result<(), IoStatus> {
     if floor.fences(request.attachment, request.generation) {
         return Err(IoStatus::Fenced);
     }
-    if request.stack_revision < floor.stack_revision {
+    let is_let_pass = P::STALE_STACK_READ && request.kind == IoKind::Read;
+    if request.stack_revision < floor.stack_revision && !is_let_pass {
         return Err(IoStatus::StaleStack);
     }
     Ok(())

@@ -3,6 +3,7 @@
 
 use super::primary::{Proposal, Queued, ReadOp, refusal};
 use super::repair::Waiting;
+use super::stack::StackRead;
 use super::{Pending, Pg};
 use crate::env::Env;
 use crate::lease::LEASE;
@@ -37,6 +38,9 @@ impl Pg {
         let kind = if queued.request.kind == IoKind::Read { ReadKind::Data } else { ReadKind::States };
         let token = env.read(self.id, queued.request.chunk, queued.range, kind, Pending::ClientRead { epoch });
         if let Some(primary) = self.primary() {
+            if let Some(below) = &queued.below {
+                primary.stack_reads.insert(token, StackRead::new(kind, below.clone()));
+            }
             primary.reads.insert(token, ReadOp { queued });
         }
     }
@@ -144,6 +148,12 @@ impl Pg {
             return;
         }
         let ReadOp { mut queued } = read;
+        // L2: a layer below may have been dropped while it was read.
+        let standing = if queued.below.is_some() { self.judge_floors(&queued.request, env) } else { Ok(()) };
+        if let Err(status) = standing {
+            self.fail_read(&queued, status, env);
+            return;
+        }
         self.answer_read(&queued, outcome, env);
         if queued.request.kind == IoKind::Read {
             queued.watch.come(Lap::Answer, &env.perf, env.now);

@@ -3,6 +3,7 @@
 
 use super::join::Join;
 use super::primary::{CreditLine, InFlight, Proposal, Queued, refusal};
+use super::stack::StackRead;
 use super::{Pending, Pg};
 use crate::env::Env;
 use crate::perf::{Job, Lap};
@@ -79,7 +80,8 @@ impl Pg {
                 _ => Change::Write { range: queued.range, crcs: request.crcs.clone() },
             };
             let payload = request.payload.clone();
-            self.propose(Proposal { request: queued.request, change, payload, watch: queued.watch }, env);
+            let Queued { request, below, watch, .. } = queued;
+            self.propose(Proposal { request, change, payload, below, watch }, env);
             return;
         }
         let (first, last) = (queued.range.first(), BlockIndex(queued.range.end() - 1));
@@ -107,7 +109,11 @@ impl Pg {
         let mut awaited = BTreeSet::new();
         for block in edges {
             let range = BlockRange::new(block, 1).expect("inside the range of the request");
-            awaited.insert(env.read(pg, chunk, range, ReadKind::Data, Pending::Merge { epoch, chunk, op }));
+            let token = env.read(pg, chunk, range, ReadKind::Data, Pending::Merge { epoch, chunk, op });
+            awaited.insert(token);
+            if let Some(below) = &queued.below {
+                primary.stack_reads.insert(token, StackRead::new(ReadKind::Data, below.clone()));
+            }
         }
         ops.merging.insert(op, Merging { queued, awaited, old: vec![] });
     }
@@ -192,8 +198,8 @@ impl Pg {
             return;
         }
         if let Change::Zero { range } = &mut proposal.change {
-            // What was never written needs no record that it is absent: whoever discards a whole new volume would fill the index with them.
-            match env.store.touched(self.id, proposal.request.chunk, *range) {
+            // What was never written, in no layer, needs no record that it is absent: whoever discards a whole new volume would fill the index with them.
+            match self.touched(proposal.request.chunk, &proposal.below, *range, env) {
                 Some(touched) => *range = touched,
                 None => return self.answer_idle_zero(proposal, env),
             }
@@ -394,7 +400,7 @@ impl Pg {
     /// Numbers the write and has it prepared, here and at everybody else at once.
     fn replicate<P: Policy>(&mut self, proposal: Proposal, env: &mut Env<P>) {
         let (pg, me, now) = (self.id, env.me(), env.now);
-        let Proposal { request, change, payload, mut watch } = proposal;
+        let Proposal { request, change, payload, mut watch, .. } = proposal;
         watch.go(Lap::Store, &env.perf, now);
         let (chunk, op) = (request.chunk, request.op);
         let prev = env.store.versions(pg, chunk).newest;
@@ -580,6 +586,6 @@ fn merge(merging: Merging) -> Proposal {
         _ => payload[from..to].fill(0),
     }
     let crcs = payload.chunks_exact(block).map(Crc::of).collect();
-    let watch = merging.queued.watch;
-    Proposal { change: Change::Write { range, crcs }, payload: payload.freeze(), request, watch }
+    let Queued { below, watch, .. } = merging.queued;
+    Proposal { change: Change::Write { range, crcs }, payload: payload.freeze(), request, below, watch }
 }

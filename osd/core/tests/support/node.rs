@@ -5,14 +5,14 @@ use ashlar_osd_core::store::Store;
 use ashlar_osd_core::{Action, ConnId, Event, Honest, Osd, OsdConfig};
 use ashlar_sim_disk::SimDisk;
 use ashlar_types::control::ControlRequest;
-use ashlar_types::view::{ClusterView, OsdInfo, PgConfig};
+use ashlar_types::view::{Barrier, ClusterView, Floor, OsdInfo, PgConfig};
 use ashlar_types::{
-    AttachmentId, BLOCK_BYTES, BootId, ChunkId, ChunkIndex, ClusterId, Crc, Duration, Epoch, Generation, LayerId, OpId,
-    OpNumber, OsdId, PgId, PoolId, Revision, SessionId, StackRevision, Tick, Version, VolumeId,
+    AttachmentId, BLOCK_BYTES, BlockRange, BootId, ChunkId, ChunkIndex, ClusterId, Crc, Duration, Epoch, Generation,
+    IdSet, LayerId, OpId, OpNumber, OsdId, PgId, PoolId, Revision, SessionId, StackRevision, Tick, Version, VolumeId,
 };
 use ashlar_wire::{
     ClientHello, CreditGrant, Decided, FloorRaised, Hello, HelloReply, HelloStatus, IoKind, IoRequest, IoStatus,
-    JoinChunks, LeaseGrant, Message, Outcome, PeerHello, Prepared, PromiseReply, Pushed, Report,
+    JoinChunks, LeaseGrant, Message, Outcome, PeerHello, Prepared, PromiseReply, Pushed, Report, Stack,
 };
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
@@ -47,6 +47,14 @@ pub struct Node {
     wake: Option<Tick>,
     view: ClusterView,
     last_op: u64,
+    /// What the client's requests name.
+    pub stack: StackRevision,
+}
+
+fn fragment_crcs(range: BlockRange, offset: u32, payload: &[u8]) -> Vec<Crc> {
+    let first = (BLOCK_BYTES - (offset - range.byte_offset())).min(payload.len() as u32) as usize;
+    let (head, rest) = payload.split_at(first);
+    std::iter::once(head).chain(rest.chunks(BLOCK_BYTES as usize)).map(Crc::of).collect()
 }
 
 /// What a member that has nothing and refuses nothing says.
@@ -112,11 +120,13 @@ impl Node {
             wake: None,
             view,
             last_op: 0,
+            stack: StackRevision::FIRST,
         };
         node.step(Event::Start);
         // What an earlier process may have granted has run out.
         node.pass(1000);
         node.hello(CLIENT, 1);
+        node.name_stack(1, &[1]);
         node
     }
 
@@ -148,11 +158,57 @@ impl Node {
         self.step(Event::Received(conn, Message::Hello(hello)));
     }
 
+    /// The client says which layers its volume has, top first, and goes on with them.
+    pub fn name_stack(&mut self, revision: u32, layers: &[u64]) {
+        self.stack = StackRevision(revision);
+        let stack = Stack { revision: self.stack, layers: layers.iter().map(|l| LayerId(*l)).collect() };
+        self.step(Event::Received(CLIENT, Message::Stack(stack)));
+    }
+
+    /// The view has a barrier that brings this stack, and that drops these layers.
+    pub fn raise_stack(&mut self, revision: u32, retire: IdSet<LayerId>) {
+        let floor = Floor { stack_revision: StackRevision(revision), ..Floor::default() };
+        let (gone, pgs) = (IdSet::default(), vec![PG]);
+        self.view.barriers = vec![Barrier { id: revision.into(), volume: VolumeId(1), floor, gone, retire, pgs }];
+        self.view.revision = Revision(self.view.revision.0 + 1);
+        self.step(Event::View(self.view.clone()));
+        self.settle();
+    }
+
+    pub fn has_passed(&self, revision: u32) -> bool {
+        let is_it = |c: &ControlRequest| matches!(c, ControlRequest::BarrierPassed { barrier, .. } if *barrier == u64::from(revision));
+        self.controls.iter().any(is_it)
+    }
+
     /// Asks without waiting.
     pub fn ask(&mut self, pg: PgId, chunk: ChunkId, kind: IoKind, blocks: std::ops::Range<u32>, tag: u8) -> OpNumber {
+        self.ask_bytes(pg, chunk, kind, blocks.start * BLOCK_BYTES..blocks.end * BLOCK_BYTES, tag)
+    }
+
+    pub fn ask_bytes(
+        &mut self,
+        pg: PgId,
+        chunk: ChunkId,
+        kind: IoKind,
+        bytes: std::ops::Range<u32>,
+        tag: u8,
+    ) -> OpNumber {
         self.last_op += 1;
-        let number = OpNumber(self.last_op);
-        let (offset, len) = (blocks.start * BLOCK_BYTES, (blocks.end - blocks.start) * BLOCK_BYTES);
+        self.ask_as(OpNumber(self.last_op), pg, chunk, kind, bytes, tag)
+    }
+
+    /// Under a number that may have been used.
+    pub fn ask_as(
+        &mut self,
+        number: OpNumber,
+        pg: PgId,
+        chunk: ChunkId,
+        kind: IoKind,
+        bytes: std::ops::Range<u32>,
+        tag: u8,
+    ) -> OpNumber {
+        let (offset, len) = (bytes.start, bytes.end - bytes.start);
+        let range = BlockRange::covering(offset, len).expect("inside a chunk");
         let is_write = kind == IoKind::Write;
         let payload = if is_write { Bytes::from(vec![tag; len as usize]) } else { Bytes::new() };
         let request = IoRequest {
@@ -163,12 +219,12 @@ impl Node {
             volume: VolumeId(1),
             attachment: AttachmentId(1),
             generation: Generation(1),
-            stack_revision: StackRevision(1),
+            stack_revision: self.stack,
             chunk,
             offset,
             len,
             kind,
-            crcs: payload.chunks_exact(BLOCK_BYTES as usize).map(Crc::of).collect(),
+            crcs: if is_write { fragment_crcs(range, offset, &payload) } else { vec![] },
             payload,
         };
         self.step(Event::Received(CLIENT, Message::IoRequest(request)));

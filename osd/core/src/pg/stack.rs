@@ -1,0 +1,110 @@
+//! Reads through a stack of layers (design.md §1.1): what the top layer has never written is looked for in the layers below, one after the
+//! other, all in this OSD, since the layers of a volume share its placement key.
+//! The layers below are frozen and have nothing undecided (L1), so the moment of such a read is the one at which the top layer was read.
+
+use super::{Pending, Pg};
+use crate::env::Env;
+use crate::net::Below;
+use crate::policy::Policy;
+use crate::store::api::{ReadKind, ReadOutcome, Token};
+use ashlar_types::{BlockIndex, BlockRange, ChunkId, LayerId, Version};
+use std::sync::Arc;
+
+/// What is known so far of a read that goes through more than one layer.
+#[derive(Debug)]
+pub(super) struct StackRead {
+    kind: ReadKind,
+    below: Arc<[LayerId]>,
+    /// How many of `below` were looked at.
+    looked_at: usize,
+    /// From the top layer, with what those below have added.
+    found: Option<ReadOutcome>,
+}
+
+impl StackRead {
+    pub(super) fn new(kind: ReadKind, below: Arc<[LayerId]>) -> StackRead {
+        StackRead { kind, below, looked_at: 0, found: None }
+    }
+
+    /// Takes over what another layer has of the blocks that none above it had.
+    fn add(&mut self, outcome: ReadOutcome) {
+        let Some(found) = &mut self.found else {
+            self.found = Some(outcome);
+            return;
+        };
+        let from = usize::from(outcome.range.first().0 - found.range.first().0);
+        let mut data = outcome.data.into_iter();
+        for (at, state) in (from..).zip(outcome.states) {
+            let block = data.next();
+            if found.states[at].stamp != Version::NONE {
+                continue;
+            }
+            found.states[at] = state;
+            if let (Some(block), Some(place)) = (block, found.data.get_mut(at)) {
+                *place = block;
+            }
+        }
+    }
+
+    /// The smallest range with all blocks that no layer so far has written.
+    fn unknown(&self) -> Option<BlockRange> {
+        let found = self.found.as_ref()?;
+        let is_unknown = |state: &ashlar_wire::BlockState| state.stamp == Version::NONE;
+        let first = found.states.iter().position(is_unknown)?;
+        let last = found.states.iter().rposition(is_unknown)?;
+        let begin = BlockIndex(found.range.first().0 + first as u16);
+        BlockRange::new(begin, (last - first + 1) as u16)
+    }
+}
+
+impl Pg {
+    /// A part of a read has ended. Gives what was found when it is all there, or when a block was bad: that outcome names the layer whose block it
+    /// is. `None`: it goes on in a layer below.
+    pub(super) fn look_below<P: Policy>(
+        &mut self,
+        token: Token,
+        pending: &Pending,
+        outcome: ReadOutcome,
+        env: &mut Env<P>,
+    ) -> Option<ReadOutcome> {
+        let pg = self.id;
+        let Some(reads) = self.primary().map(|p| &mut p.stack_reads).filter(|reads| !reads.is_empty()) else {
+            return Some(outcome);
+        };
+        let Some(read) = reads.get_mut(&token) else { return Some(outcome) };
+        let is_bad = !outcome.bad.is_empty();
+        if is_bad {
+            reads.remove(&token);
+            return Some(outcome);
+        }
+        let index = outcome.chunk.index;
+        read.add(outcome);
+        if let Some(range) = read.unknown() {
+            while let Some(layer) = read.below.get(read.looked_at) {
+                read.looked_at += 1;
+                let chunk = ChunkId { layer: *layer, index };
+                if env.store.versions(pg, chunk).committed != Version::NONE {
+                    env.read_on(token, pg, chunk, range, read.kind, pending.clone());
+                    return None;
+                }
+            }
+        }
+        reads.remove(&token).and_then(|read| read.found)
+    }
+
+    /// The smallest part of a range in which any layer of the stack was ever written, by whole quarters of a chunk.
+    pub(super) fn touched<P: Policy>(
+        &self,
+        top: ChunkId,
+        below: &Below,
+        range: BlockRange,
+        env: &Env<P>,
+    ) -> Option<BlockRange> {
+        let chunks = below.iter().flat_map(|layers| layers.iter()).map(|layer| ChunkId { layer: *layer, ..top });
+        let touched = std::iter::once(top).chain(chunks).filter_map(|chunk| env.store.touched(self.id, chunk, range));
+        touched.reduce(|a, b| {
+            let (first, end) = (a.first().min(b.first()), a.end().max(b.end()));
+            BlockRange::new(first, end - first.0).expect("both lie in the range")
+        })
+    }
+}
