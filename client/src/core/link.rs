@@ -1,6 +1,7 @@
 //! The connection to one OSD: dialled when something waits for it, greeted, watched for silence.
 
 use super::limits::Backoff;
+use super::stacks::Told;
 use ashlar_types::{BootId, Tick};
 
 #[derive(Debug)]
@@ -12,6 +13,7 @@ pub(super) struct Link {
     /// When the OSD was last heard.
     pub(super) heard_at: Tick,
     pub(super) backoff: Backoff,
+    pub(super) told: Told,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,6 +36,7 @@ pub(super) enum LinkState {
 impl Default for Link {
     fn default() -> Link {
         let state = LinkState::Closed { not_before: Tick(0) };
-        Link { state, boot: BootId(0), address: String::new(), heard_at: Tick(0), backoff: Backoff::default() }
+        let (backoff, told) = Default::default();
+        Link { state, boot: BootId(0), address: String::new(), heard_at: Tick(0), backoff, told }
     }
 }

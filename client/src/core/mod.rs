@@ -13,6 +13,7 @@ mod link;
 mod range_lock;
 mod request;
 mod router;
+mod stacks;
 mod window;
 
 #[cfg(test)]
@@ -104,7 +105,6 @@ impl VolumeClient {
     /// # Panics
     /// If the grant names no layer.
     pub fn resume(grant: AttachGrant, limits: ClientLimits, progress: SessionProgress) -> VolumeClient {
-        assert!(!grant.layers.is_empty(), "a volume has a layer");
         let requests = Requests::new(grant.size, grant.read_only, &limits);
         VolumeClient { requests, router: Router::new(grant, limits, progress), fenced: false }
     }
@@ -199,7 +199,7 @@ impl VolumeClient {
             self.router.want_view(now, actions);
         }
         while self.router.has_room() {
-            let Some(part) = self.requests.next_part() else { return };
+            let Some(part) = self.router.next_restart().or_else(|| self.requests.next_part()) else { return };
             self.router.take(now, part, actions);
         }
     }

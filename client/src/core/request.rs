@@ -6,7 +6,8 @@ use super::data::{fragment_crcs, join_extents, zero_crcs, zeroes};
 use super::lane::LaneId;
 use super::range_lock::RangeLock;
 use ashlar_types::{
-    BlockError, BlockOp, BlockReply, BlockRequest, CHUNK_BYTES, ChunkIndex, Crc, Epoch, Extent, OsdId, Tick,
+    BlockError, BlockOp, BlockReply, BlockRequest, CHUNK_BYTES, ChunkIndex, Crc, Epoch, Extent, OsdId, StackRevision,
+    Tick,
 };
 use ashlar_wire::IoKind;
 use bytes::Bytes;
@@ -28,8 +29,19 @@ pub(super) struct Part {
     pub(super) lane: LaneId,
     /// Where it is being done; `None` while it waits in its lane.
     pub(super) sent: Option<Sent>,
+    /// The stack that it was sent with.
+    pub(super) stack: Option<StackRevision>,
     pub(super) timeouts: u32,
     pub(super) damaged: u32,
+}
+
+impl Part {
+    pub(super) fn is_write(&self) -> bool {
+        match self.kind {
+            IoKind::Write | IoKind::Zero => true,
+            IoKind::Read | IoKind::Extents => false,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -98,7 +110,7 @@ impl Request {
         self.issued += u64::from(len);
         self.slots += 1;
         self.outstanding += 1;
-        let (lane, sent, timeouts, damaged) = (LaneId::default(), None, 0, 0);
+        let (lane, sent, stack, timeouts, damaged) = (LaneId::default(), None, None, 0, 0);
         Some(Part {
             request: key,
             slot,
@@ -110,6 +122,7 @@ impl Request {
             payload,
             lane,
             sent,
+            stack,
             timeouts,
             damaged,
         })

@@ -2,22 +2,27 @@
 //! again under the same number until it is answered (R10).
 //!
 //! T1: a part waits in the lane of its PG or is sent, never both. T2: a part that is answered is out of the window, so it
-//! can't be sent again. T3: a link that is `Up` leads to the process that the view names.
+//! can't be sent again. T3: a link that is `Up` leads to the process that the view names. T4: a connection is told a stack before a request
+//! that names it.
 
 use super::ClientLimits;
 use super::data::{verified_extents, verified_read};
 use super::lane::{Gate, Lane, LaneId};
 use super::link::{Link, LinkState};
 use super::request::{Part, PartOutput, Sent};
+use super::stacks::Stacks;
 use super::window::Window;
 use super::{ClientAction, SessionProgress};
 use ashlar_types::control::AttachGrant;
 use ashlar_types::view::{ClusterView, OsdInfo, PgConfig, place_chunk};
-use ashlar_types::{BlockError, ChunkId, ClusterId, Duration, Epoch, OpId, OpNumber, OsdId, PgId, Revision, Tick};
-use ashlar_wire::{
-    ClientHello, Hello, HelloReply, HelloStatus, IoKind, IoReply, IoRequest, IoStatus, Message, PeerHello,
+use ashlar_types::{
+    BlockError, ChunkId, ClusterId, Duration, Epoch, LayerId, OpId, OpNumber, OsdId, PgId, Revision, StackRevision,
+    Tick,
 };
-use std::collections::BTreeMap;
+use ashlar_wire::{
+    ClientHello, Hello, HelloReply, HelloStatus, IoKind, IoReply, IoRequest, IoStatus, Message, PeerHello, Stack,
+};
+use std::collections::{BTreeMap, VecDeque};
 
 /// What an answer means for the request behind it.
 pub(super) enum Verdict {
@@ -40,6 +45,11 @@ pub(super) struct Router {
     lanes: BTreeMap<LaneId, Lane>,
     links: BTreeMap<OsdId, Link>,
     window: Window,
+    stacks: Stacks,
+    /// Parts whose stack was too old, to be sent with a newer one under a new number.
+    restarts: VecDeque<Part>,
+    /// No demand for the stack before then.
+    stack_not_before: Tick,
     next_connection: u64,
     /// No demand for the view before then.
     view_not_before: Tick,
@@ -50,7 +60,11 @@ pub(super) struct Router {
 
 impl Router {
     pub(super) fn new(grant: AttachGrant, limits: ClientLimits, progress: SessionProgress) -> Router {
+        let stacks = Stacks::new(grant.stack_revision, grant.layers.clone());
         Router {
+            stacks,
+            restarts: VecDeque::new(),
+            stack_not_before: Tick(0),
             grant,
             limits,
             cluster: ClusterId::default(),
@@ -83,6 +97,11 @@ impl Router {
 
     pub(super) fn knows_pool(&self) -> bool {
         self.pg_count.is_some()
+    }
+
+    /// A part that begins anew with the newest stack, once that is not the one that was too old.
+    pub(super) fn next_restart(&mut self) -> Option<Part> {
+        if self.stacks.is_wanted() { None } else { self.restarts.pop_front() }
     }
 
     pub(super) fn take(&mut self, now: Tick, mut part: Part, actions: &mut Vec<ClientAction>) {
@@ -132,10 +151,36 @@ impl Router {
                 }
             }
         }
+        let mut is_barrier_pending = false;
+        for barrier in view.barriers.iter().filter(|b| b.volume == self.grant.volume) {
+            is_barrier_pending = true;
+            if self.stacks.want(barrier.floor.stack_revision) {
+                self.stack_not_before = Tick(0);
+            }
+        }
+        if !is_barrier_pending {
+            // The stack of a shared volume is told when its barrier has passed everywhere.
+            self.stack_not_before = Tick(0);
+        }
+        self.want_stack(now, actions);
         // What was sent under an older configuration may be lost, and is refused if it is late: send it again.
         let epochs: BTreeMap<u32, Epoch> = self.configs.iter().map(|(pg, config)| (*pg, config.epoch)).collect();
         self.unsend_where(|part, sent| epochs.get(&part.lane.pg) != Some(&sent.epoch));
         self.pump_all(now, actions);
+    }
+
+    pub(super) fn on_stack(
+        &mut self,
+        now: Tick,
+        revision: StackRevision,
+        layers: Vec<LayerId>,
+        actions: &mut Vec<ClientAction>,
+    ) {
+        if self.stacks.learn(revision, layers) {
+            let held = self.window.iter().filter_map(|(_, part)| part.stack).collect();
+            self.stacks.forget_but(&held);
+            self.pump_all(now, actions);
+        }
     }
 
     pub(super) fn on_link_up(&mut self, now: Tick, osd: OsdId, actions: &mut Vec<ClientAction>) {
@@ -143,6 +188,7 @@ impl Router {
         let LinkState::Dialing { .. } = link.state else { return };
         let deadline = now + self.limits.connect_timeout;
         link.state = LinkState::Greeting { deadline };
+        link.told.clear();
         let client = ClientHello {
             session: self.grant.session,
             volume: self.grant.volume,
@@ -220,11 +266,12 @@ impl Router {
         let current = part.sent.is_some_and(|sent| sent.osd == from);
         match reply.status {
             IoStatus::Ok => self.on_done(now, number, &reply, actions),
-            IoStatus::Fenced | IoStatus::LayerGone | IoStatus::StaleStack => {
-                // Until stacks can change, a stack or layer that is gone means that the volume is.
-                Some(Verdict::Fenced)
-            }
+            IoStatus::Fenced => Some(Verdict::Fenced),
             _ if !current => None,
+            IoStatus::StaleStack | IoStatus::LayerGone => {
+                self.restart(now, number, actions);
+                None
+            }
             IoStatus::StaleOp => panic!("R10: {from} holds unanswered {number} for answered; a write may be lost"),
             IoStatus::WrongEpoch | IoStatus::Retry => {
                 self.on_refused(now, number, reply.epoch, actions);
@@ -247,6 +294,7 @@ impl Router {
         self.wake_armed = None;
         self.give_up_slow_links(now, actions);
         self.repeat_unanswered(now, actions);
+        self.want_stack(now, actions);
         self.pump_all(now, actions);
     }
 
@@ -291,6 +339,23 @@ impl Router {
         None
     }
 
+    /// The PG has a newer stack, and says that the part was not done by the older one.
+    fn restart(&mut self, now: Tick, number: OpNumber, actions: &mut Vec<ClientAction>) {
+        let Some(mut part) = self.window.settle(number) else { return };
+        let lane = self.lanes.entry(part.lane).or_default();
+        lane.answered(number);
+        let id = part.lane;
+        if let Some(stale) = part.stack.take().filter(|stale| *stale == self.stacks.newest())
+            && self.stacks.want(StackRevision(stale.0 + 1))
+        {
+            self.stack_not_before = Tick(0);
+        }
+        part.sent = None;
+        self.restarts.push_back(part);
+        self.want_stack(now, actions);
+        self.pump(now, id, actions);
+    }
+
     fn on_refused(&mut self, now: Tick, number: OpNumber, known: Epoch, actions: &mut Vec<ClientAction>) {
         let lane = self.unsend(number);
         let limits = self.limits;
@@ -323,17 +388,13 @@ impl Router {
     // ---- lanes
 
     fn chunk_of(&self, part: &Part) -> ChunkId {
-        let layer = *self.grant.layers.first().expect("a volume has a layer: checked when the client was made");
+        let layer = self.stacks.top(part.stack.unwrap_or_else(|| self.stacks.newest()));
         ChunkId { layer, index: part.chunk }
     }
 
     fn lane_of(&self, part: &Part) -> LaneId {
         let pg_count = self.pg_count.expect("parts are admitted when the pool is known");
-        let writes = match part.kind {
-            IoKind::Write | IoKind::Zero => true,
-            IoKind::Read | IoKind::Extents => false,
-        };
-        LaneId { pg: place_chunk(self.grant.placement_key, part.chunk, pg_count), writes }
+        LaneId { pg: place_chunk(self.grant.placement_key, part.chunk, pg_count), writes: part.is_write() }
     }
 
     /// Puts a part that isn't sent into its lane.
@@ -415,8 +476,15 @@ impl Router {
 
     fn send(&mut self, now: Tick, number: OpNumber, osd: OsdId, epoch: Epoch, actions: &mut Vec<ClientAction>) {
         let lowest_unanswered = self.window.lowest();
-        let layer = *self.grant.layers.first().expect("a volume has a layer: checked when the client was made");
+        let newest = self.stacks.newest();
         let part = self.window.get_mut(number).expect("T1: what waits is unanswered");
+        // K1.
+        let stack_revision = *part.stack.get_or_insert(newest);
+        let layers = self.stacks.layers(stack_revision);
+        if self.links.get_mut(&osd).is_some_and(|link| link.told.is_news(stack_revision)) {
+            let stack = Stack { revision: stack_revision, layers: layers.to_vec() };
+            actions.push(ClientAction::LinkSend(osd, Message::Stack(stack)));
+        }
         assert!(part.sent.is_none(), "T1: a part that waits isn't sent");
         let patience = Duration(self.limits.answer_timeout.0 << part.timeouts.min(3));
         let deadline = now + patience;
@@ -429,8 +497,8 @@ impl Router {
             volume: self.grant.volume,
             attachment: self.grant.attachment,
             generation: self.grant.generation,
-            stack_revision: self.grant.stack_revision,
-            chunk: ChunkId { layer, index: part.chunk },
+            stack_revision,
+            chunk: ChunkId { layer: layers[0], index: part.chunk },
             offset: part.offset,
             len: part.len,
             kind: part.kind,
@@ -550,6 +618,18 @@ impl Router {
             actions.push(ClientAction::WantView);
         }
         self.wake_by(self.view_not_before);
+    }
+
+    /// Asks for a newer stack if one is wanted.
+    fn want_stack(&mut self, now: Tick, actions: &mut Vec<ClientAction>) {
+        if !self.stacks.is_wanted() {
+            return;
+        }
+        if now >= self.stack_not_before {
+            self.stack_not_before = now + self.limits.view_interval;
+            actions.push(ClientAction::WantStack);
+        }
+        self.wake_by(self.stack_not_before);
     }
 
     fn wake_by(&mut self, at: Tick) {

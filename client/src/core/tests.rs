@@ -3,6 +3,7 @@
 mod fake;
 mod model;
 mod scripted;
+mod stacks;
 
 use super::*;
 use ashlar_types::view::{OsdInfo, PgConfig, PoolInfo};
@@ -20,7 +21,7 @@ const MIB: u64 = 1 << 20;
 fn grant(size: u64) -> AttachGrant {
     AttachGrant {
         volume: VolumeId(3),
-        name: Name::new("disk").expect("a good name"),
+        name: Name::new("disk").expect("a good name").into(),
         attachment: AttachmentId(5),
         generation: Generation(2),
         session: SESSION,
@@ -83,9 +84,11 @@ struct Rig {
     client: VolumeClient,
     links: Vec<OsdId>,
     hellos: Vec<(OsdId, ashlar_wire::Hello)>,
+    stacks: Vec<(OsdId, ashlar_wire::Stack)>,
     requests: Vec<(OsdId, IoRequest)>,
     completed: Vec<(u64, Result<BlockReply, BlockError>)>,
     views_wanted: usize,
+    stacks_wanted: usize,
     wake: Option<Tick>,
     fenced: bool,
 }
@@ -97,9 +100,11 @@ impl Rig {
             client: VolumeClient::new(grant, limits),
             links: Vec::new(),
             hellos: Vec::new(),
+            stacks: Vec::new(),
             requests: Vec::new(),
             completed: Vec::new(),
             views_wanted: 0,
+            stacks_wanted: 0,
             wake: None,
             fenced: false,
         }
@@ -127,10 +132,12 @@ impl Rig {
                     self.links.push(osd);
                 }
                 ClientAction::LinkSend(osd, Message::Hello(hello)) => self.hellos.push((osd, hello)),
+                ClientAction::LinkSend(osd, Message::Stack(stack)) => self.stacks.push((osd, stack)),
                 ClientAction::LinkSend(osd, Message::IoRequest(request)) => self.requests.push((osd, request)),
                 ClientAction::LinkSend(_, message) => panic!("a client doesn't send {message:?}"),
                 ClientAction::Complete(tag, result) => self.completed.push((tag, result)),
                 ClientAction::WantView => self.views_wanted += 1,
+                ClientAction::WantStack => self.stacks_wanted += 1,
                 ClientAction::WakeAt(at) => self.wake = Some(at),
                 ClientAction::Fenced => self.fenced = true,
             }

@@ -206,6 +206,7 @@ async fn serve(mut stream: TcpStream, osd: OsdId, boot: BootId, store: SharedSto
                     store.lock().expect("no panic").hellos.push((client.session, hello.connection));
                     Some(Message::HelloReply(HelloReply { osd, boot, status: HelloStatus::Welcome }))
                 }
+                Message::Stack(_) => None,
                 Message::IoRequest(request) => handle(&request, &store, epoch()).map(Message::IoReply),
                 other => panic!("a client doesn't send {other:?}"),
             };

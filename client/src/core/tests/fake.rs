@@ -28,6 +28,8 @@ impl Random {
 struct Wire {
     up: bool,
     greeted: bool,
+    /// The stacks that the client has named.
+    stacks: BTreeSet<StackRevision>,
     to_osd: VecDeque<Message>,
     to_client: VecDeque<Message>,
 }
@@ -37,6 +39,8 @@ pub(super) struct FakeCluster {
     pub(super) primary: Option<u32>,
     pub(super) revision: u64,
     pub(super) pg_count: u32,
+    /// What is older is refused. All stacks have the same content here.
+    pub(super) stack: StackRevision,
     /// Present blocks by (chunk, block).
     blocks: BTreeMap<(ChunkIndex, u16), Bytes>,
     /// Retry ids (R10).
@@ -54,6 +58,7 @@ impl FakeCluster {
             primary: Some(0),
             revision: 1,
             pg_count,
+            stack: StackRevision::FIRST,
             blocks: BTreeMap::new(),
             done: BTreeSet::new(),
             lowest: OpNumber(0),
@@ -102,7 +107,13 @@ impl FakeCluster {
                 let reply = HelloReply { osd, boot: boot_of(osd), status };
                 self.wires[osd.0 as usize].to_client.push_back(Message::HelloReply(reply));
             }
+            Some(Message::Stack(stack)) => {
+                assert_eq!(stack.layers.len(), stack.revision.0 as usize);
+                self.wires[osd.0 as usize].stacks.insert(stack.revision);
+            }
             Some(Message::IoRequest(request)) => {
+                let named = &self.wires[osd.0 as usize].stacks;
+                assert!(named.contains(&request.stack_revision), "T4: a stack is named before it is used");
                 assert!(self.wires[osd.0 as usize].greeted, "nothing is sent before the greeting is answered");
                 let reply = self.serve(osd, &request, random);
                 self.answer(osd, reply, random);
@@ -133,6 +144,9 @@ impl FakeCluster {
         }
         if self.faults && random.one_in(12) {
             return refusal(request, IoStatus::Retry, self.epoch);
+        }
+        if request.stack_revision < self.stack && !self.done.contains(&request.op.number) {
+            return refusal(request, IoStatus::StaleStack, self.epoch);
         }
         self.lowest = self.lowest.max(request.lowest_unanswered);
         self.done = self.done.split_off(&self.lowest);

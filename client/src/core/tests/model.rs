@@ -70,6 +70,9 @@ impl Run {
         for (osd, hello) in std::mem::take(&mut self.rig.hellos) {
             self.cluster.send(osd, Message::Hello(hello));
         }
+        for (osd, stack) in std::mem::take(&mut self.rig.stacks) {
+            self.cluster.send(osd, Message::Stack(stack));
+        }
         for (osd, request) in std::mem::take(&mut self.rig.requests) {
             self.check_number(&request);
             self.cluster.send(osd, Message::IoRequest(request));
@@ -159,11 +162,21 @@ impl Run {
             }
             17 if self.cluster.cut(osd) => self.step(ClientEvent::LinkDown(osd)),
             18 => self.rig.step(ClientEvent::Timer),
+            19 if self.random.one_in(4) => self.cluster.stack.0 += 1,
             _ => {}
         }
     }
 
+    fn tell_stack(&mut self) {
+        let revision = self.cluster.stack;
+        let layers = (0..u64::from(revision.0)).map(|below| LayerId(1000 - below)).collect();
+        self.step(ClientEvent::Stack { revision, layers });
+    }
+
     fn pass_time(&mut self) {
+        if std::mem::take(&mut self.rig.stacks_wanted) > 0 {
+            self.tell_stack();
+        }
         if let Some(at) = self.rig.wake.take() {
             self.rig.now = self.rig.now.max(at);
             self.step(ClientEvent::Timer);
