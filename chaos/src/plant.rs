@@ -61,6 +61,7 @@ plants! {
     MinSizeAtAdmissionOnly, "min-size-at-admission-only", MIN_SIZE_AT_ADMISSION_ONLY, [BelowMinSize];
     BootIdIgnored, "boot-id-ignored", BOOT_ID_IGNORED, [LostBoot];
     FloorSkipped, "floor-skipped", FLOOR_SKIPPED, [TakeOver];
+    StaleStackRead, "stale-stack-read", STALE_STACK_READ, [Snapshots];
     LatePrepareAfterReport, "late-prepare-after-report", LATE_PREPARE_AFTER_REPORT, [PausedPrimary];
     DamagedTailVetoes, "damaged-tail-vetoes", DAMAGED_TAIL_VETOES, [DamagedTail];
 }

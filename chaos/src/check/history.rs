@@ -3,6 +3,7 @@
 use super::Contradiction;
 use super::register::{Access, RegisterOp, Value};
 use super::search::Verdict;
+use super::snapshots::{SnapshotRef, Snapshots, Written};
 use crate::rng::mix;
 use ashlar_types::{BLOCK_BYTES, SECTOR_BYTES};
 use std::collections::{BTreeMap, BTreeSet};
@@ -38,6 +39,8 @@ struct Operation {
     answered: Option<u64>,
     /// What a read saw, a value for each sector.
     seen: Vec<Value>,
+    /// A read of a snapshot.
+    snapshot: Option<SnapshotRef>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -45,6 +48,7 @@ pub struct History {
     ops: Vec<Operation>,
     position: u64,
     fences: BTreeMap<ClientNumber, u64>,
+    snapshots: Snapshots,
     /// Found while the history was written down: garbage in a sector, a fenced write that was answered.
     violations: Vec<Violation>,
 }
@@ -109,8 +113,32 @@ impl History {
             invoked,
             answered: None,
             seen: Vec::new(),
+            snapshot: None,
         });
         OpRef(self.ops.len() as u64)
+    }
+
+    /// A read of what a snapshot of the volume holds.
+    pub fn invoke_snapshot_read(&mut self, client: ClientNumber, of: SnapshotRef, first: u64, sectors: u64) -> OpRef {
+        let op = self.invoke(client, OpKind::Read, self.snapshots.volume(of), first, sectors);
+        self.op_mut(op).snapshot = Some(of);
+        op
+    }
+
+    /// Somebody asks for a snapshot.
+    pub fn begin_snapshot(&mut self, volume: u32) -> SnapshotRef {
+        let position = self.next_position();
+        self.snapshots.begin(volume, position)
+    }
+
+    /// It is there: nothing comes into it any more.
+    pub fn end_snapshot(&mut self, snapshot: SnapshotRef) {
+        let position = self.next_position();
+        self.snapshots.end(snapshot, position);
+    }
+
+    pub fn snapshot_count(&self) -> u64 {
+        self.snapshots.count()
     }
 
     /// The data of a write.
@@ -166,8 +194,18 @@ impl History {
             return;
         }
         let o = self.op_mut(op);
-        o.answered = Some(position);
-        o.seen = seen;
+        let snapshot = o.snapshot;
+        // A snapshot is read as if it had been at the moment at which it was made.
+        let (invoked, answered) = match snapshot {
+            None => (o.invoked, position),
+            Some(snapshot) => self.snapshots.window(snapshot, position),
+        };
+        let o = self.op_mut(op);
+        (o.invoked, o.answered, o.seen) = (invoked, Some(answered), seen);
+        if let Some(snapshot) = snapshot {
+            let seen = self.op(op).seen.clone();
+            self.violations.extend(self.snapshots.see(snapshot, op, first, &seen));
+        }
     }
 
     /// From now on no write of this client may take effect (C2).
@@ -199,6 +237,7 @@ impl History {
             }
         }
         let mut violations = self.violations.clone();
+        violations.extend(self.snapshots.check_cuts(&self.ops_by_sector()));
         let mut checked = Checked::default();
         for ((volume, block), ops) in blocks {
             if let Err(reason) = self.check_block(block, &ops, &mut checked) {
@@ -206,6 +245,19 @@ impl History {
             }
         }
         if violations.is_empty() { Ok(checked) } else { Err(violations) }
+    }
+
+    /// Writes of each sector of each volume: when they were asked and answered.
+    fn ops_by_sector(&self) -> BTreeMap<(u32, u64), Vec<Written>> {
+        let mut written: BTreeMap<(u32, u64), Vec<Written>> = BTreeMap::new();
+        for (i, op) in self.ops.iter().enumerate().filter(|(_, op)| op.kind != OpKind::Read) {
+            let value = if op.kind == OpKind::Write { Value(i as u64 + 1) } else { Value::ZERO };
+            for sector in op.first_sector..op.first_sector + op.sectors {
+                let it = Written { value, invoked: op.invoked, answered: op.answered };
+                written.entry((op.volume, sector)).or_default().push(it);
+            }
+        }
+        written
     }
 
     fn check_block(&self, block: u64, ops: &[usize], checked: &mut Checked) -> Result<(), String> {

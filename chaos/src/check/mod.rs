@@ -3,15 +3,18 @@
 //! C1: an answered write takes effect once, between its request and its answer; an unanswered one once or never, at any later time.
 //! C2: a write of a fenced attachment takes effect before the fence or never.
 //! C3: a block written whole is never seen torn; between blocks no order is promised.
+//! C4: a snapshot is what the volume was at one moment between the request for it and the answer, and stays that.
 
 mod history;
 mod register;
 mod search;
+mod snapshots;
 mod zones;
 
 pub use history::{ClientNumber, History, OpKind, OpRef, SECTORS_PER_BLOCK, Violation, sector_value};
 pub use register::{Access, RegisterOp, Value};
 pub use search::Verdict;
+pub use snapshots::SnapshotRef;
 
 /// What does not fit, and where in the history.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -30,6 +30,7 @@ impl Faults {
             Aim::TakeOver => self.take_over(world),
             Aim::LostAdd => self.lost_add(world),
             Aim::Scrub => self.scrub(world),
+            Aim::Snapshots => self.snapshots(world),
             Aim::IsolatePrimary
             | Aim::PausedPrimary
             | Aim::Joiner
@@ -58,7 +59,7 @@ impl Faults {
         }
     }
 
-    fn down_time(&mut self) -> Instant {
+    pub(super) fn down_time(&mut self) -> Instant {
         if self.rng.permille(300) { self.rng.between(5, 100) * MS } else { self.rng.between(100, 2500) * MS }
     }
 
@@ -102,7 +103,7 @@ impl Faults {
         span + self.rng.between(200, 2500) * MS
     }
 
-    fn cut_from_mds(&mut self, world: &mut World, process: ProcId, span: Instant) {
+    pub(super) fn cut_from_mds(&mut self, world: &mut World, process: ProcId, span: Instant) {
         let nodes: Vec<MdsId> = world.mds.keys().copied().collect();
         for node in nodes {
             world.cut_both(process, ProcId::Mds(node), span);

@@ -5,6 +5,7 @@
 //! F2: a cut, a pause or a stop ends by itself; the last of them when the load ends.
 
 mod episodes;
+mod snapshots;
 
 use crate::aim::Aim;
 use crate::clock::{Instant, MS};
@@ -87,11 +88,16 @@ pub struct Faults {
     background_permille: u64,
     /// How often a volume is made and deleted, in thousandths of ticks.
     churn_permille: u64,
+    /// Draws of its own, so that the other faults of a seed stay what they are.
+    snapshots: Rng,
+    /// How often a volume is snapshotted, in thousandths of ticks.
+    snapshot_permille: u64,
     /// Weights of uniform faults: each seed its own mix.
     mix: [u64; UNIFORM_KINDS],
 }
 
 const UNIFORM_KINDS: usize = 9;
+const SNAPSHOT_STREAM: u64 = 0x5a;
 /// How often the plan looks at the world.
 pub const TICK: Instant = 2 * MS;
 
@@ -108,7 +114,23 @@ impl Faults {
         };
         let churn_permille = if rng.permille(300) { rng.between(1, 8) } else { 0 };
         let (planned, waiting) = (Vec::new(), Vec::new());
-        Faults { rng, aim, next_episode: 0, planned, waiting, background_permille, churn_permille, mix }
+        let mut snapshots = rng.fork(SNAPSHOT_STREAM);
+        let snapshot_permille = match aim {
+            _ if snapshots.permille(300) => snapshots.between(1, 4),
+            _ => 0,
+        };
+        Faults {
+            snapshots,
+            snapshot_permille,
+            rng,
+            aim,
+            next_episode: 0,
+            planned,
+            waiting,
+            background_permille,
+            churn_permille,
+            mix,
+        }
     }
 
     pub(crate) fn aim(&self) -> Aim {
@@ -130,6 +152,10 @@ impl Faults {
         }
         if self.rng.permille(self.churn_permille) && world.is_operator_idle() {
             world.churn();
+        }
+        if self.snapshots.permille(self.snapshot_permille) {
+            let volume = self.snapshots.below(u64::from(world.shape.volumes));
+            world.snapshot(u32::try_from(volume).expect("few"));
         }
         if now >= self.next_episode {
             let span = self.episode(world);

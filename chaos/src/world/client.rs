@@ -2,14 +2,16 @@
 
 use super::{Happening, Input, Phase, Process, Purpose, World};
 use crate::aim::Aim;
-use crate::check::{ClientNumber, OpKind, OpRef};
+use crate::check::{ClientNumber, OpKind, OpRef, SnapshotRef};
 use crate::clock::{Instant, MS};
 use crate::net::{NetEvent, ProcId};
 use crate::run::Reason;
 use crate::workload::{Request, Workload};
 use ashlar_client::core::{ClientAction, ClientEvent, ClientLimits, VolumeClient};
 use ashlar_types::control::{ControlError, ControlReply, ControlRequest};
-use ashlar_types::{BlockError, BlockOp, BlockReply, BlockRequest, BootId, Name, PoolId, SECTOR_BYTES};
+use ashlar_types::{
+    BlockError, BlockOp, BlockReply, BlockRequest, BootId, DiskName, Name, PoolId, SECTOR_BYTES, SessionId,
+};
 use bytes::{Bytes, BytesMut};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -29,8 +31,11 @@ pub struct ClientProcess {
     pub process: Process,
     pub gateway: String,
     pub volume: u32,
+    /// Of which it reads a snapshot, instead of the volume.
+    pub snapshot: Option<(Name, SnapshotRef)>,
     pub state: ClientState,
     boot: BootId,
+    session: SessionId,
     /// Of its present session.
     pub number: ClientNumber,
     pub in_flight: BTreeMap<u64, OpRef>,
@@ -43,6 +48,10 @@ pub struct ClientProcess {
 }
 
 impl ClientProcess {
+    fn disk_name(&self) -> DiskName {
+        DiskName { volume: volume_name(self.volume), snapshot: self.snapshot.as_ref().map(|(name, _)| name.clone()) }
+    }
+
     pub fn is_running(&self) -> bool {
         matches!(self.state, ClientState::Running(_))
     }
@@ -54,7 +63,7 @@ pub fn volume_name(volume: u32) -> Name {
 
 impl World {
     /// A gateway that was given an attachment; it starts to serve it.
-    pub(super) fn add_client(&mut self, gateway: String, volume: u32) -> u32 {
+    pub(super) fn add_client(&mut self, gateway: String, volume: u32, snapshot: Option<(Name, SnapshotRef)>) -> u32 {
         let id = u32::try_from(self.clients.len()).expect("few") + 1;
         let process = Process::new(self.new_clock());
         let workload = Workload::new(self.rng.fork(u64::from(id)), self.workload.clone());
@@ -62,8 +71,10 @@ impl World {
             process,
             gateway,
             volume,
+            snapshot,
             state: ClientState::Down,
             boot: BootId(0),
+            session: SessionId(0),
             number: ClientNumber(0),
             in_flight: BTreeMap::new(),
             workload,
@@ -93,7 +104,7 @@ impl World {
     fn open_attachment(&mut self, id: u32) {
         let client = &self.clients[&id];
         let request = ControlRequest::OpenAttachment {
-            name: volume_name(client.volume),
+            name: client.disk_name(),
             gateway: client.gateway.clone(),
             boot: client.boot,
         };
@@ -158,6 +169,10 @@ impl World {
                 }
             }
             (Purpose::Shell, Ok(ControlReply::Opened(grant))) => {
+                if client.is_running() && client.session == grant.session {
+                    let (revision, layers) = (grant.stack_revision, grant.layers);
+                    return self.step_client(id, ClientEvent::Stack { revision, layers });
+                }
                 if !matches!(client.state, ClientState::Opening) {
                     return;
                 }
@@ -166,11 +181,14 @@ impl World {
                 self.fence_others(id, volume, &gateway);
                 let client = self.clients.get_mut(&id).expect("it was just there");
                 client.placement = Some((grant.pool, grant.placement_key));
+                client.session = grant.session;
                 let session = VolumeClient::new(grant, ClientLimits::default());
                 client.state = ClientState::Running(Box::new(session));
                 self.watch(ProcId::Client(id));
                 self.submit_in(id, 0);
             }
+            // It asked for the stack, and asks again.
+            (Purpose::Shell, Err(_)) if client.is_running() => {}
             (Purpose::Shell, Err(ControlError::Fencing { .. } | ControlError::Busy)) => {
                 let at = self.now + self.rng.between(5, 30) * MS;
                 self.put(at, ProcId::Client(id), Input::WatchAgain);
@@ -186,6 +204,9 @@ impl World {
 
     /// C2: an attachment is active: who had it before, in an earlier life or at another gateway, is fenced.
     fn fence_others(&mut self, id: u32, volume: u32, gateway: &str) {
+        if self.clients[&id].snapshot.is_some() {
+            return;
+        }
         let is_shared = self.shape.sharers > 1;
         let own = self.clients[&id].number;
         let others = self.operator.sessions.iter();
@@ -226,8 +247,14 @@ impl World {
 
     fn submit(&mut self, id: u32, request: Request) {
         let client = self.clients.get_mut(&id).expect("the caller looked it up");
-        let Request { kind, first_sector, sectors } = request;
-        let op = self.history.invoke(client.number, kind, client.volume, first_sector, sectors);
+        let Request { mut kind, first_sector, sectors } = request;
+        let op = match &client.snapshot {
+            None => self.history.invoke(client.number, kind, client.volume, first_sector, sectors),
+            Some((_, of)) => {
+                kind = OpKind::Read;
+                self.history.invoke_snapshot_read(client.number, *of, first_sector, sectors)
+            }
+        };
         client.in_flight.insert(op.0, op);
         self.stats.requests += 1;
         let (offset, len) = (first_sector * u64::from(SECTOR_BYTES), sectors * u64::from(SECTOR_BYTES));
@@ -267,6 +294,7 @@ impl World {
                     self.watch(me);
                 }
             }
+            ClientAction::WantStack => self.open_attachment(id),
             ClientAction::WakeAt(tick) => self.wake_at(me, tick),
             ClientAction::Fenced => {
                 self.trace(|| format!("client {id} is fenced"));

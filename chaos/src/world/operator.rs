@@ -2,12 +2,12 @@
 
 use super::client::volume_name;
 use super::{Happening, Input, Phase, Process, Purpose, World};
-use crate::check::ClientNumber;
-use crate::clock::MS;
+use crate::check::{ClientNumber, SnapshotRef};
+use crate::clock::{Instant, MS};
 use crate::net::ProcId;
 use crate::run::Reason;
-use ashlar_types::control::{AttachMode, ControlError, ControlReply, ControlRequest};
-use ashlar_types::{Name, VolumeId};
+use ashlar_types::control::{AttachMode, ControlError, ControlReply, ControlRequest, SnapshotState};
+use ashlar_types::{DiskName, Name, VolumeId};
 use std::collections::VecDeque;
 
 #[derive(Debug)]
@@ -23,6 +23,37 @@ pub struct Operator {
     pub deleted: Vec<VolumeId>,
     /// The scratch volume that exists.
     scratch: Option<VolumeId>,
+    pub snapshots: Vec<Snapshot>,
+    /// When snapshots under way are asked after again.
+    look_at: Instant,
+}
+
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    volume: u32,
+    name: Name,
+    of: SnapshotRef,
+    state: SnapshotProgress,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum SnapshotProgress {
+    Asked,
+    /// The metadata service has it; its barrier is under way.
+    Creating,
+    /// It is there, and a gateway is to read it.
+    Made,
+    Attached,
+}
+
+/// Snapshots of one simulation: each is read by a gateway of its own.
+const SNAPSHOTS_MAX: usize = 6;
+const SNAPSHOT_LOOK: Instant = 5 * MS;
+
+impl Snapshot {
+    fn disk_name(&self) -> DiskName {
+        DiskName { volume: volume_name(self.volume), snapshot: Some(self.name.clone()) }
+    }
 }
 
 impl Operator {
@@ -36,6 +67,8 @@ impl Operator {
             last_scratch: 0,
             deleted: Vec::new(),
             scratch: None,
+            snapshots: Vec::new(),
+            look_at: 0,
         }
     }
 }
@@ -72,7 +105,7 @@ impl World {
     fn push_attach(&mut self, volume: u32, mode: AttachMode) {
         self.operator.last_gateway += 1;
         let gateway = format!("gateway-{}", self.operator.last_gateway);
-        let request = ControlRequest::Attach { name: volume_name(volume), gateway, mode, read_only: false };
+        let request = ControlRequest::Attach { name: volume_name(volume).into(), gateway, mode, read_only: false };
         self.operator.script.push_back(request);
     }
 
@@ -89,10 +122,71 @@ impl World {
     pub(super) fn delete_volumes(&mut self) {
         for volume in 0..self.shape.volumes {
             let name = volume_name(volume);
-            self.operator.script.push_back(ControlRequest::Detach { name: name.clone(), gateway: None });
-            self.operator.script.push_back(ControlRequest::VolumeDelete { name });
+            self.operator.script.push_back(ControlRequest::Detach { name: name.clone().into(), gateway: None });
+            for snapshot in self.operator.snapshots.iter().filter(|s| s.volume == volume) {
+                let name = snapshot.disk_name();
+                self.operator.script.push_back(ControlRequest::Detach { name, gateway: None });
+            }
+            self.operator.script.push_back(ControlRequest::VolumeDelete { name, with_snapshots: true });
         }
         self.ask_next();
+    }
+
+    /// A snapshot is made, whatever the volume's clients do.
+    pub fn snapshot(&mut self, volume: u32) {
+        if self.operator.snapshots.len() == SNAPSHOTS_MAX || !self.is_operator_idle() {
+            return;
+        }
+        let name = Name::new(&format!("snapshot-{}", self.operator.snapshots.len())).expect("a good name");
+        let of = self.history.begin_snapshot(volume);
+        self.trace(|| format!("volume {volume}: {name} is asked for"));
+        let state = SnapshotProgress::Asked;
+        self.operator.snapshots.push(Snapshot { volume, name: name.clone(), of, state });
+        self.ask_as_operator(ControlRequest::SnapshotCreate { volume: volume_name(volume), name, taken_at: 0 });
+    }
+
+    /// Goes on with the snapshots that are not read yet.
+    pub(super) fn drive_snapshots(&mut self) {
+        if !self.is_operator_idle() || self.now < self.operator.look_at {
+            return;
+        }
+        // Soon after it is made it has to be known: what is written later must not be in it.
+        self.operator.look_at = self.now + SNAPSHOT_LOOK;
+        let next = self.operator.snapshots.iter().find(|s| s.state != SnapshotProgress::Attached).cloned();
+        let Some(snapshot) = next else { return };
+        match snapshot.state {
+            SnapshotProgress::Creating => {
+                let (volume, name) = (volume_name(snapshot.volume), snapshot.name);
+                self.ask_as_operator(ControlRequest::SnapshotShow { volume, name });
+            }
+            SnapshotProgress::Made => {
+                self.operator.last_gateway += 1;
+                let gateway = format!("gateway-{}", self.operator.last_gateway);
+                let (name, mode) = (snapshot.disk_name(), AttachMode::Shared);
+                self.ask_as_operator(ControlRequest::Attach { name, gateway, mode, read_only: true });
+            }
+            SnapshotProgress::Asked | SnapshotProgress::Attached => {}
+        }
+    }
+
+    pub(super) fn are_snapshots_read(&self) -> bool {
+        self.operator.snapshots.iter().all(|s| s.state == SnapshotProgress::Attached)
+    }
+
+    fn snapshot_mut(&mut self, volume: &Name, name: &Name) -> &mut Snapshot {
+        let is_it = |s: &&mut Snapshot| volume_name(s.volume) == *volume && s.name == *name;
+        self.operator.snapshots.iter_mut().find(is_it).expect("one of ours")
+    }
+
+    /// A gateway has got what it asked for.
+    fn on_attached(&mut self, name: &DiskName, gateway: &str) {
+        let volume = (0..self.shape.volumes).find(|v| volume_name(*v) == name.volume).expect("one of ours");
+        let snapshot = name.snapshot.as_ref().map(|snapshot| {
+            let it = self.snapshot_mut(&name.volume, snapshot);
+            it.state = SnapshotProgress::Attached;
+            (it.name.clone(), it.of)
+        });
+        self.add_client(gateway.to_owned(), volume, snapshot);
     }
 
     /// A volume is made and deleted at once; its ids are never seen again.
@@ -101,7 +195,7 @@ impl World {
         let name = Name::new(&format!("scratch-{}", self.operator.last_scratch)).expect("a good name");
         let size = self.workload.volume_bytes();
         let create = ControlRequest::VolumeCreate { name: name.clone(), size, pool: None };
-        self.operator.script.extend([create, ControlRequest::VolumeDelete { name }]);
+        self.operator.script.extend([create, ControlRequest::VolumeDelete { name, with_snapshots: false }]);
         if self.operator.script.len() == 2 {
             self.ask_next();
         }
@@ -147,16 +241,25 @@ impl World {
                     self.queue.put(self.now + 10 * MS, Happening::Phase);
                 }
             }
-            (ControlRequest::Attach { name, gateway, .. }, Ok(_)) => {
-                let volume = (0..self.shape.volumes).find(|v| volume_name(*v) == *name).expect("one of ours");
-                self.add_client(gateway.clone(), volume);
-            }
+            (ControlRequest::Attach { name, gateway, .. }, Ok(_)) => self.on_attached(name, gateway),
             // Asked twice, because the first answer was lost.
             (ControlRequest::Attach { name, gateway, .. }, Err(ControlError::Attached { holder, .. }))
                 if holder.contains(gateway.as_str()) =>
             {
-                let volume = (0..self.shape.volumes).find(|v| volume_name(*v) == *name).expect("one of ours");
-                self.add_client(gateway.clone(), volume);
+                self.on_attached(name, gateway);
+            }
+            // Asked twice, because the first answer was lost.
+            (ControlRequest::SnapshotCreate { volume, name, .. }, Ok(_) | Err(ControlError::Exists { .. })) => {
+                self.snapshot_mut(volume, name).state = SnapshotProgress::Creating;
+            }
+            (ControlRequest::SnapshotShow { volume, name }, Ok(ControlReply::Snapshot(info))) => {
+                if info.state == SnapshotState::Available {
+                    let it = self.snapshot_mut(volume, name);
+                    it.state = SnapshotProgress::Made;
+                    let (of, volume) = (it.of, it.volume);
+                    self.trace(|| format!("volume {volume}: {name} is there"));
+                    self.history.end_snapshot(of);
+                }
             }
             (ControlRequest::VolumeCreate { name, .. }, Ok(ControlReply::Volume(info)))
                 if name.to_string().starts_with("scratch") =>

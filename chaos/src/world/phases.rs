@@ -35,6 +35,7 @@ impl World {
             }
             Phase::Load => false,
             Phase::Heal => {
+                self.drive_snapshots();
                 let healed = self.unhealed().is_none();
                 if healed {
                     self.begin_last_reads();
@@ -123,6 +124,7 @@ impl World {
         faults.tick(self);
         self.faults = Some(faults);
         self.scrub_at_random();
+        self.drive_snapshots();
         self.schedule_net();
         self.queue.put(self.now + TICK, Happening::Fault);
     }
@@ -189,6 +191,9 @@ impl World {
         }
         if !self.is_operator_idle() {
             return Some("the operator is not answered".to_owned());
+        }
+        if !self.are_snapshots_read() {
+            return Some(format!("snapshots are not there: {:?}", self.operator.snapshots));
         }
         (!self.truth.barriers.is_empty()).then(|| format!("barriers are not passed: {:?}", self.truth.barriers))
     }

@@ -7,8 +7,8 @@ use ashlar_sim_disk::SimDisk;
 use ashlar_types::control::ControlRequest;
 use ashlar_types::view::{Barrier, ClusterView, Floor, OsdInfo, PgConfig};
 use ashlar_types::{
-    AttachmentId, BLOCK_BYTES, BlockRange, BootId, ChunkId, ChunkIndex, ClusterId, Crc, Duration, Epoch, Generation,
-    IdSet, LayerId, OpId, OpNumber, OsdId, PgId, PoolId, Revision, SessionId, StackRevision, Tick, Version, VolumeId,
+    AttachmentId, BLOCK_BYTES, BootId, ChunkId, ChunkIndex, ClusterId, Crc, Duration, Epoch, Generation, IdSet,
+    LayerId, OpId, OpNumber, OsdId, PgId, PoolId, Revision, SessionId, StackRevision, Tick, Version, VolumeId,
 };
 use ashlar_wire::{
     ClientHello, CreditGrant, Decided, FloorRaised, Hello, HelloReply, HelloStatus, IoKind, IoRequest, IoStatus,
@@ -51,8 +51,8 @@ pub struct Node {
     pub stack: StackRevision,
 }
 
-fn fragment_crcs(range: BlockRange, offset: u32, payload: &[u8]) -> Vec<Crc> {
-    let first = (BLOCK_BYTES - (offset - range.byte_offset())).min(payload.len() as u32) as usize;
+fn fragment_crcs(offset: u32, payload: &[u8]) -> Vec<Crc> {
+    let first = (BLOCK_BYTES - offset % BLOCK_BYTES).min(payload.len() as u32) as usize;
     let (head, rest) = payload.split_at(first);
     std::iter::once(head).chain(rest.chunks(BLOCK_BYTES as usize)).map(Crc::of).collect()
 }
@@ -208,7 +208,6 @@ impl Node {
         tag: u8,
     ) -> OpNumber {
         let (offset, len) = (bytes.start, bytes.end - bytes.start);
-        let range = BlockRange::covering(offset, len).expect("inside a chunk");
         let is_write = kind == IoKind::Write;
         let payload = if is_write { Bytes::from(vec![tag; len as usize]) } else { Bytes::new() };
         let request = IoRequest {
@@ -224,7 +223,7 @@ impl Node {
             offset,
             len,
             kind,
-            crcs: if is_write { fragment_crcs(range, offset, &payload) } else { vec![] },
+            crcs: if is_write { fragment_crcs(offset, &payload) } else { vec![] },
             payload,
         };
         self.step(Event::Received(CLIENT, Message::IoRequest(request)));

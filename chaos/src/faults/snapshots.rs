@@ -1,0 +1,44 @@
+//! Snapshots while not everybody hears of them: a gateway that goes on by the old stack beside one that has the new one, primaries that fail
+//! between a member's knowing of the new stack and another's.
+
+use super::{Act, Faults};
+use crate::clock::{Instant, MS};
+use crate::net::ProcId;
+use crate::world::World;
+use ashlar_types::OsdId;
+
+impl Faults {
+    pub(super) fn snapshots(&mut self, world: &mut World) -> Instant {
+        let volume = u32::try_from(self.rng.below(u64::from(world.shape.volumes))).expect("few");
+        let clients: Vec<u32> =
+            world.clients.iter().filter(|(_, c)| c.volume == volume && c.is_running()).map(|(id, _)| *id).collect();
+        let span = self.rng.between(50, 2000) * MS;
+        for client in clients {
+            let id = ProcId::Client(client);
+            match self.rng.below(6) {
+                0 | 1 => world.blind(id, span),
+                2 => {
+                    world.blind(id, span);
+                    self.cut_from_mds(world, id, span);
+                }
+                3 => world.pause(id, self.rng.between(1, 60) * MS),
+                4 => world.net.hold(id, world.now + self.rng.between(1, 100) * MS),
+                _ => {}
+            }
+        }
+        let osds: Vec<OsdId> = world.osds.keys().copied().collect();
+        for osd in &osds {
+            if self.rng.permille(150) {
+                world.blind(ProcId::Osd(*osd), self.rng.between(5, 800) * MS);
+            }
+        }
+        world.snapshot(volume);
+        if self.rng.permille(400) {
+            let osd = *self.rng.choose(&osds).expect("a cluster has OSDs");
+            let (power, down) = (self.rng.permille(500), self.down_time());
+            let at = world.now + self.rng.below(40 * MS);
+            self.plan(at, Act::Crash { osd, power, down });
+        }
+        self.rng.between(200, 2000) * MS
+    }
+}
