@@ -14,6 +14,10 @@ fn name(text: &str) -> Name {
     Name::new(text).expect("a good name")
 }
 
+fn disk(text: &str) -> DiskName {
+    text.parse().expect("a good name")
+}
+
 /// Plain, proto, bytes, proto, plain.
 fn round_trip<T, P>(value: T)
 where
@@ -98,7 +102,7 @@ fn attachment() -> AttachmentInfo {
     AttachmentInfo {
         id: AttachmentId(1),
         volume: VolumeId(2),
-        volume_name: name("v"),
+        name: disk("v@s"),
         gateway: "g".into(),
         generation: Generation(3),
         shared: true,
@@ -106,6 +110,19 @@ fn attachment() -> AttachmentInfo {
         active: true,
         nbd_address: "127.0.0.1:10809".into(),
         nbd_socket: "/run/s".into(),
+    }
+}
+
+fn snapshot(state: SnapshotState) -> SnapshotInfo {
+    SnapshotInfo {
+        id: SnapshotId(4),
+        name: name("s"),
+        volume: VolumeId(2),
+        volume_name: name("v"),
+        size: 1 << 54,
+        taken_at: 1_800_000_000,
+        state,
+        layers: vec![LayerId(2), LayerId(1)],
     }
 }
 
@@ -139,11 +156,19 @@ fn requests_come_back_the_same() {
         R::VolumeCreate { name: name("v"), size: 512, pool: Some(name("p")) },
         R::VolumeList,
         R::VolumeShow { name: name("v") },
-        R::VolumeDelete { name: name("v") },
+        R::VolumeDelete { name: name("v"), with_snapshots: false },
+        R::VolumeDelete { name: name("v"), with_snapshots: true },
+        R::SnapshotCreate { volume: name("v"), name: name("s"), taken_at: u64::MAX },
+        R::SnapshotList { volume: None },
+        R::SnapshotList { volume: Some(name("v")) },
+        R::SnapshotShow { volume: name("v"), name: name("s") },
+        R::VolumeRevert { volume: name("v"), snapshot: name("s"), force: false },
+        R::VolumeRevert { volume: name("v"), snapshot: name("s"), force: true },
         R::VolumeExtend { name: name("v"), size: u64::MAX },
-        R::Detach { name: name("v"), gateway: None },
-        R::Detach { name: name("v"), gateway: Some(gateway()) },
-        R::OpenAttachment { name: name("v"), gateway: gateway(), boot: BOOT },
+        R::Detach { name: disk("v"), gateway: None },
+        R::Detach { name: disk("v@s"), gateway: Some(gateway()) },
+        R::OpenAttachment { name: disk("v"), gateway: gateway(), boot: BOOT },
+        R::OpenAttachment { name: disk("v@s"), gateway: gateway(), boot: BOOT },
         R::AttachmentList { gateway: None },
         R::AttachmentList { gateway: Some(String::new()) },
         R::RegisterGateway { gateway: gateway(), boot: BOOT, nbd_address: "a".into(), nbd_socket: "s".into() },
@@ -169,7 +194,7 @@ fn requests_come_back_the_same() {
         requests.push(R::ScrubStart { target, deep: true });
     }
     for mode in [AttachMode::Exclusive, AttachMode::Shared, AttachMode::Force] {
-        requests.push(R::Attach { name: name("v"), gateway: gateway(), mode, read_only: true });
+        requests.push(R::Attach { name: disk("v@s"), gateway: gateway(), mode, read_only: true });
     }
     for change in [PgChange::Remove(OsdId(0)), PgChange::Add(osd), PgChange::NextEpoch, PgChange::Resign] {
         requests.push(R::PgChange { pg: PG, epoch: Epoch(8), from: osd, change });
@@ -185,7 +210,7 @@ fn answers_come_back_the_same() {
     use ControlReply as R;
     let grant = AttachGrant {
         volume: VolumeId(1),
-        name: name("v"),
+        name: disk("v@s"),
         attachment: AttachmentId(2),
         generation: Generation(3),
         session: SessionId(4),
@@ -205,6 +230,8 @@ fn answers_come_back_the_same() {
         Ok(R::Pools(vec![pool])),
         Ok(R::Volume(volume(VolumeState::Attached))),
         Ok(R::Volumes(states.map(volume).to_vec())),
+        Ok(R::Snapshot(snapshot(SnapshotState::Creating))),
+        Ok(R::Snapshots(vec![snapshot(SnapshotState::Available)])),
         Ok(R::Attachment(attachment())),
         Ok(R::Attachments(vec![attachment(), attachment()])),
         Ok(R::Opened(grant)),
@@ -249,6 +276,10 @@ fn what_is_wrong_is_refused_by_field() {
     assert!(matches!(show, Err(ProtoError::Name { field: "VolumeShow.name", .. })));
     let attach = proto::Attach { name: "v".into(), mode: 99, ..Default::default() };
     assert_eq!(request(Kind::Attach(attach)), Err(ProtoError::Missing("Attach.mode")));
+    let attach = request(Kind::Attach(proto::Attach { name: "v@".into(), ..Default::default() }));
+    assert!(matches!(attach, Err(ProtoError::Name { field: "Attach.name", .. })));
+    let state = SnapshotInfo::try_from(proto::SnapshotInfo { state: 9, ..snapshot(SnapshotState::Creating).into() });
+    assert_eq!(state, Err(ProtoError::Missing("SnapshotInfo.state")));
     let change = proto::PgChange { pg: None, epoch: 1, from: 1, change: None };
     assert_eq!(request(Kind::PgChange(change)), Err(ProtoError::Missing("PgChange.pg")));
     let start = proto::ScrubStart { target: Some(proto::ScrubTarget { target: None }), deep: false };

@@ -140,6 +140,8 @@ fn is_repeatable(request: &ControlRequest) -> bool {
         R::PoolList
         | R::VolumeList
         | R::VolumeShow { .. }
+        | R::SnapshotList { .. }
+        | R::SnapshotShow { .. }
         | R::AttachmentList { .. }
         | R::ViewSince { .. }
         | R::ServiceStatus
@@ -159,6 +161,8 @@ fn is_repeatable(request: &ControlRequest) -> bool {
         R::PoolCreate { .. }
         | R::VolumeCreate { .. }
         | R::VolumeDelete { .. }
+        | R::SnapshotCreate { .. }
+        | R::VolumeRevert { .. }
         | R::Attach { .. }
         | R::Detach { .. }
         | R::OsdCreate { .. } => false,

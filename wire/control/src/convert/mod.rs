@@ -7,7 +7,7 @@ mod request;
 mod scrub;
 mod view;
 
-use ashlar_types::{ClusterId, Name, PgId, PoolId};
+use ashlar_types::{ClusterId, DiskName, Name, PgId, PoolId};
 
 use crate::proto;
 
@@ -26,6 +26,10 @@ pub enum ProtoError {
 
 fn name(field: &'static str, text: &str) -> Result<Name, ProtoError> {
     Name::new(text).map_err(|source| ProtoError::Name { field, source })
+}
+
+fn disk_name(field: &'static str, text: &str) -> Result<DiskName, ProtoError> {
+    text.parse().map_err(|source| ProtoError::Name { field, source })
 }
 
 fn byte(field: &'static str, found: u32) -> Result<u8, ProtoError> {

@@ -1,13 +1,16 @@
 //! `ashlar_types::control::ControlReply`, and an answer: a reply or a refusal.
 
-use super::{ProtoError, cluster_from_bytes, cluster_to_bytes, each, name, pg_from_proto, pg_to_proto, required};
+use super::{
+    ProtoError, cluster_from_bytes, cluster_to_bytes, disk_name, each, name, pg_from_proto, pg_to_proto, required,
+};
 use crate::proto;
 use crate::proto::control_reply::Reply as Kind;
 use ashlar_types::control::{
-    AttachGrant, AttachmentInfo, ControlError, ControlReply, OsdUsage, ServiceStatus, VolumeInfo, VolumeState,
+    AttachGrant, AttachmentInfo, ControlError, ControlReply, OsdUsage, ServiceStatus, SnapshotInfo, SnapshotState,
+    VolumeInfo, VolumeState,
 };
 use ashlar_types::{
-    AttachmentId, Generation, LayerId, MdsId, OsdId, PoolId, Revision, SessionId, StackRevision, VolumeId,
+    AttachmentId, Generation, LayerId, MdsId, OsdId, PoolId, Revision, SessionId, SnapshotId, StackRevision, VolumeId,
 };
 
 impl From<Result<ControlReply, ControlError>> for proto::ControlAnswer {
@@ -43,6 +46,10 @@ impl From<ControlReply> for proto::ControlReply {
             R::Volumes(volumes) => {
                 Kind::Volumes(proto::Volumes { volumes: volumes.into_iter().map(Into::into).collect() })
             }
+            R::Snapshot(snapshot) => Kind::Snapshot(snapshot.into()),
+            R::Snapshots(snapshots) => {
+                Kind::Snapshots(proto::Snapshots { snapshots: snapshots.into_iter().map(Into::into).collect() })
+            }
             R::Attachment(attachment) => Kind::Attachment(attachment.into()),
             R::Attachments(attachments) => {
                 Kind::Attachments(proto::Attachments { attachments: attachments.into_iter().map(Into::into).collect() })
@@ -72,6 +79,8 @@ impl TryFrom<proto::ControlReply> for ControlReply {
             Kind::Pools(pools) => R::Pools(each(pools.pools)?),
             Kind::Volume(volume) => R::Volume(volume.try_into()?),
             Kind::Volumes(volumes) => R::Volumes(each(volumes.volumes)?),
+            Kind::Snapshot(snapshot) => R::Snapshot(snapshot.try_into()?),
+            Kind::Snapshots(snapshots) => R::Snapshots(each(snapshots.snapshots)?),
             Kind::Attachment(attachment) => R::Attachment(attachment.try_into()?),
             Kind::Attachments(attachments) => R::Attachments(each(attachments.attachments)?),
             Kind::Opened(grant) => R::Opened(grant.try_into()?),
@@ -158,12 +167,52 @@ impl TryFrom<proto::VolumeInfo> for VolumeInfo {
     }
 }
 
+impl From<SnapshotInfo> for proto::SnapshotInfo {
+    fn from(s: SnapshotInfo) -> Self {
+        let state = match s.state {
+            SnapshotState::Creating => proto::SnapshotState::Creating,
+            SnapshotState::Available => proto::SnapshotState::Available,
+        };
+        proto::SnapshotInfo {
+            id: s.id.0,
+            name: s.name.into(),
+            volume: s.volume.0,
+            volume_name: s.volume_name.into(),
+            size: s.size,
+            taken_at: s.taken_at,
+            state: state.into(),
+            layers: s.layers.into_iter().map(|l| l.0).collect(),
+        }
+    }
+}
+
+impl TryFrom<proto::SnapshotInfo> for SnapshotInfo {
+    type Error = ProtoError;
+    fn try_from(s: proto::SnapshotInfo) -> Result<Self, ProtoError> {
+        let state = match s.state() {
+            proto::SnapshotState::Unspecified => return Err(ProtoError::Missing("SnapshotInfo.state")),
+            proto::SnapshotState::Creating => SnapshotState::Creating,
+            proto::SnapshotState::Available => SnapshotState::Available,
+        };
+        Ok(SnapshotInfo {
+            id: SnapshotId(s.id),
+            name: name("SnapshotInfo.name", &s.name)?,
+            volume: VolumeId(s.volume),
+            volume_name: name("SnapshotInfo.volume_name", &s.volume_name)?,
+            size: s.size,
+            taken_at: s.taken_at,
+            state,
+            layers: s.layers.into_iter().map(LayerId).collect(),
+        })
+    }
+}
+
 impl From<AttachmentInfo> for proto::AttachmentInfo {
     fn from(a: AttachmentInfo) -> Self {
         proto::AttachmentInfo {
             id: a.id.0,
             volume: a.volume.0,
-            volume_name: a.volume_name.into(),
+            volume_name: a.name.to_string(),
             gateway: a.gateway,
             generation: a.generation.0,
             shared: a.shared,
@@ -181,7 +230,7 @@ impl TryFrom<proto::AttachmentInfo> for AttachmentInfo {
         Ok(AttachmentInfo {
             id: AttachmentId(a.id),
             volume: VolumeId(a.volume),
-            volume_name: name("AttachmentInfo.volume_name", &a.volume_name)?,
+            name: disk_name("AttachmentInfo.volume_name", &a.volume_name)?,
             gateway: a.gateway,
             generation: Generation(a.generation),
             shared: a.shared,
@@ -197,7 +246,7 @@ impl From<AttachGrant> for proto::AttachGrant {
     fn from(g: AttachGrant) -> Self {
         proto::AttachGrant {
             volume: g.volume.0,
-            name: g.name.into(),
+            name: g.name.to_string(),
             attachment: g.attachment.0,
             generation: g.generation.0,
             session: g.session.0,
@@ -216,7 +265,7 @@ impl TryFrom<proto::AttachGrant> for AttachGrant {
     fn try_from(g: proto::AttachGrant) -> Result<Self, ProtoError> {
         Ok(AttachGrant {
             volume: VolumeId(g.volume),
-            name: name("AttachGrant.name", &g.name)?,
+            name: disk_name("AttachGrant.name", &g.name)?,
             attachment: AttachmentId(g.attachment),
             generation: Generation(g.generation),
             session: SessionId(g.session),

@@ -1,7 +1,7 @@
 //! `ashlar_types::control::ControlRequest`.
 
 use super::perf::{stages_from_proto, stages_to_proto};
-use super::{ProtoError, byte, name, pg_from_proto, pg_required, pg_to_proto, required};
+use super::{ProtoError, byte, disk_name, name, pg_from_proto, pg_required, pg_to_proto, required};
 use crate::proto;
 use crate::proto::control_request::Request as Kind;
 use ashlar_types::control::{AttachMode, ControlRequest, OsdHeartbeat, OsdUsage, PgChange};
@@ -22,17 +22,29 @@ impl From<ControlRequest> for proto::ControlRequest {
             }
             R::VolumeList => Kind::VolumeList(proto::VolumeList {}),
             R::VolumeShow { name } => Kind::VolumeShow(proto::VolumeShow { name: name.into() }),
-            R::VolumeDelete { name } => Kind::VolumeDelete(proto::VolumeDelete { name: name.into() }),
+            R::VolumeDelete { name, with_snapshots } => {
+                Kind::VolumeDelete(proto::VolumeDelete { name: name.into(), with_snapshots })
+            }
             R::VolumeExtend { name, size } => Kind::VolumeExtend(proto::VolumeExtend { name: name.into(), size }),
+            R::SnapshotCreate { volume, name, taken_at } => {
+                Kind::SnapshotCreate(proto::SnapshotCreate { volume: volume.into(), name: name.into(), taken_at })
+            }
+            R::SnapshotList { volume } => Kind::SnapshotList(proto::SnapshotList { volume: volume.map(Into::into) }),
+            R::SnapshotShow { volume, name } => {
+                Kind::SnapshotShow(proto::SnapshotShow { volume: volume.into(), name: name.into() })
+            }
+            R::VolumeRevert { volume, snapshot, force } => {
+                Kind::VolumeRevert(proto::VolumeRevert { volume: volume.into(), snapshot: snapshot.into(), force })
+            }
             R::Attach { name, gateway, mode, read_only } => Kind::Attach(proto::Attach {
-                name: name.into(),
+                name: name.to_string(),
                 gateway,
                 mode: proto::AttachMode::from(mode).into(),
                 read_only,
             }),
-            R::Detach { name, gateway } => Kind::Detach(proto::Detach { name: name.into(), gateway }),
+            R::Detach { name, gateway } => Kind::Detach(proto::Detach { name: name.to_string(), gateway }),
             R::OpenAttachment { name, gateway, boot } => {
-                Kind::OpenAttachment(proto::OpenAttachment { name: name.into(), gateway, boot: boot.0 })
+                Kind::OpenAttachment(proto::OpenAttachment { name: name.to_string(), gateway, boot: boot.0 })
             }
             R::AttachmentList { gateway } => Kind::AttachmentList(proto::AttachmentList { gateway }),
             R::RegisterGateway { gateway, boot, nbd_address, nbd_socket } => {
@@ -87,17 +99,36 @@ impl TryFrom<proto::ControlRequest> for ControlRequest {
             },
             Kind::VolumeList(_) => R::VolumeList,
             Kind::VolumeShow(r) => R::VolumeShow { name: name("VolumeShow.name", &r.name)? },
-            Kind::VolumeDelete(r) => R::VolumeDelete { name: name("VolumeDelete.name", &r.name)? },
+            Kind::VolumeDelete(r) => {
+                R::VolumeDelete { name: name("VolumeDelete.name", &r.name)?, with_snapshots: r.with_snapshots }
+            }
+            Kind::SnapshotCreate(r) => R::SnapshotCreate {
+                volume: name("SnapshotCreate.volume", &r.volume)?,
+                name: name("SnapshotCreate.name", &r.name)?,
+                taken_at: r.taken_at,
+            },
+            Kind::SnapshotList(r) => {
+                R::SnapshotList { volume: r.volume.map(|v| name("SnapshotList.volume", &v)).transpose()? }
+            }
+            Kind::SnapshotShow(r) => R::SnapshotShow {
+                volume: name("SnapshotShow.volume", &r.volume)?,
+                name: name("SnapshotShow.name", &r.name)?,
+            },
+            Kind::VolumeRevert(r) => R::VolumeRevert {
+                volume: name("VolumeRevert.volume", &r.volume)?,
+                snapshot: name("VolumeRevert.snapshot", &r.snapshot)?,
+                force: r.force,
+            },
             Kind::VolumeExtend(r) => R::VolumeExtend { name: name("VolumeExtend.name", &r.name)?, size: r.size },
             Kind::Attach(r) => R::Attach {
-                name: name("Attach.name", &r.name)?,
+                name: disk_name("Attach.name", &r.name)?,
                 mode: r.mode().try_into()?,
                 gateway: r.gateway,
                 read_only: r.read_only,
             },
-            Kind::Detach(r) => R::Detach { name: name("Detach.name", &r.name)?, gateway: r.gateway },
+            Kind::Detach(r) => R::Detach { name: disk_name("Detach.name", &r.name)?, gateway: r.gateway },
             Kind::OpenAttachment(r) => R::OpenAttachment {
-                name: name("OpenAttachment.name", &r.name)?,
+                name: disk_name("OpenAttachment.name", &r.name)?,
                 gateway: r.gateway,
                 boot: BootId(r.boot),
             },
