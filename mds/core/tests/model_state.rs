@@ -1,11 +1,12 @@
 //! Random commands, sensible and senseless: no panic, every invariant after each, and one property on top of them all:
-//! whoever is given an exclusive volume, every PG refuses everybody who had it before.
+//! whoever is given an exclusive volume, every PG refuses everybody who had it before; and what anybody is given to read is kept by
+//! every PG, in a stack that none refuses.
 
 use ashlar_mds_core::state::{ClusterState, Command};
 use ashlar_types::control::{AttachGrant, AttachMode, ControlError, ControlReply, ControlRequest, PgChange};
 use ashlar_types::scrub::{ScrubReport, ScrubTarget};
 use ashlar_types::view::{ClusterView, Floor};
-use ashlar_types::{BootId, ClusterId, Epoch, Name, OsdId, PgId, PoolId, Revision, VolumeId};
+use ashlar_types::{BootId, ClusterId, DiskName, Epoch, IdSet, LayerId, Name, OsdId, PgId, PoolId, Revision, VolumeId};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 
@@ -25,6 +26,16 @@ impl Digits {
 
     fn name(&mut self) -> Name {
         Name::new(["a", "a", "a", "b"][self.next(4) as usize]).expect("a good name")
+    }
+
+    fn snapshot(&mut self) -> Name {
+        Name::new(["s", "t", "u"][self.next(3) as usize]).expect("a good name")
+    }
+
+    fn disk(&mut self) -> DiskName {
+        let volume = self.name();
+        let snapshot = (self.next(3) == 0).then(|| self.snapshot());
+        DiskName { volume, snapshot }
     }
 
     fn gateway(&mut self) -> String {
@@ -52,7 +63,7 @@ fn target(d: &mut Digits) -> ScrubTarget {
 fn command(number: u64, view: &ClusterView) -> Command {
     use ControlRequest as R;
     let mut d = Digits(number);
-    let request = match d.next(24) {
+    let request = match d.next(28) {
         21 => R::ScrubStart { target: target(&mut d), deep: d.next(2) == 0 },
         22 => R::ScrubCancel { target: target(&mut d) },
         23 => {
@@ -74,6 +85,8 @@ fn command(number: u64, view: &ClusterView) -> Command {
             };
             R::ScrubDone { pg, epoch, from, report }
         }
+        24 | 25 => R::SnapshotCreate { volume: d.name(), name: d.snapshot(), taken_at: d.next(3) },
+        26 | 27 => R::VolumeRevert { volume: d.name(), snapshot: d.snapshot(), force: d.next(2) == 0 },
         20 => {
             let pgs = view.pgs.values().filter(|_| d.next(2) == 0).map(|c| (c.pg, c.epoch)).collect();
             return Command::Rebalance { pgs };
@@ -91,14 +104,14 @@ fn command(number: u64, view: &ClusterView) -> Command {
         6 => R::OsdStopping { osd: d.osd(), boot: d.boot() },
         7 => R::PoolCreate { name: d.name(), replicas: d.next(5) as u8, min_size: Some(d.next(4) as u8) },
         8 | 9 => R::VolumeCreate { name: d.name(), size: 512 * d.next(4), pool: Some(d.name()) },
-        10 => R::VolumeDelete { name: d.name() },
+        10 => R::VolumeDelete { name: d.name(), with_snapshots: d.next(2) == 0 },
         11 => R::VolumeExtend { name: d.name(), size: 512 * d.next(4) },
         12 | 13 => {
             let mode = [AttachMode::Exclusive, AttachMode::Shared, AttachMode::Force][d.next(3) as usize];
-            R::Attach { name: d.name(), gateway: d.gateway(), mode, read_only: false }
+            R::Attach { name: d.disk(), gateway: d.gateway(), mode, read_only: false }
         }
-        14 => R::Detach { name: d.name(), gateway: (d.next(2) == 0).then(|| "g1".to_owned()) },
-        15 | 16 => R::OpenAttachment { name: d.name(), gateway: d.gateway(), boot: d.boot() },
+        14 => R::Detach { name: d.disk(), gateway: (d.next(2) == 0).then(|| "g1".to_owned()) },
+        15 | 16 => R::OpenAttachment { name: d.disk(), gateway: d.gateway(), boot: d.boot() },
         17 | 18 => {
             let pg = PgId { pool: PoolId(1 + d.small(2)), index: d.small(9) };
             let known = view.pgs.get(&pg);
@@ -137,6 +150,8 @@ fn prelude() -> Vec<Command> {
 #[derive(Default)]
 struct World {
     floors: BTreeMap<(PgId, VolumeId), Floor>,
+    /// Dropped by some PG of the pool.
+    retired: BTreeMap<PoolId, IdSet<LayerId>>,
     grants: Vec<AttachGrant>,
 }
 
@@ -146,22 +161,33 @@ impl World {
         for barrier in view.barriers.iter().filter(|b| b.id == *barrier) {
             for pg in pgs {
                 self.floors.entry((*pg, barrier.volume)).or_default().raise(&barrier.floor);
+                self.retired.entry(pg.pool).or_default().extend(&barrier.retire);
             }
         }
     }
 
     fn on_grant(&mut self, grant: AttachGrant, shared: bool, view: &ClusterView) {
         let pgs: Vec<_> = view.pgs.keys().filter(|pg| pg.pool == grant.pool).collect();
-        for older in self.grants.iter().filter(|g| g.volume == grant.volume && g.session != grant.session) {
+        let retired = self.retired.entry(grant.pool).or_default();
+        assert!(grant.layers.iter().all(|layer| !retired.contains(*layer)), "{grant:?} is of layers that are kept");
+        for pg in &pgs {
+            let floor = self.floors.entry((**pg, grant.volume)).or_default();
+            assert!(floor.stack_revision <= grant.stack_revision, "{pg} serves the stack that was given");
+            assert!(!floor.fences(grant.attachment, grant.generation), "{pg} serves who was given the volume");
+        }
+        let is_older = |g: &&AttachGrant| {
+            g.volume == grant.volume && g.name.snapshot == grant.name.snapshot && g.session != grant.session
+        };
+        for older in self.grants.iter().filter(is_older) {
             for pg in &pgs {
                 let floor = self.floors.entry((**pg, grant.volume)).or_default();
-                assert!(!floor.fences(grant.attachment, grant.generation), "{pg} serves who was given the volume");
                 let fenced = floor.fences(older.attachment, older.generation);
                 assert!(fenced || shared, "{pg} still serves {older:?} beside {grant:?}");
             }
         }
         if !self.grants.contains(&grant) {
-            assert!(self.grants.iter().all(|g| g.session != grant.session || g.size != grant.size), "A1");
+            let is_same = |g: &AttachGrant| (g.attachment, g.generation) == (grant.attachment, grant.generation);
+            assert!(self.grants.iter().all(|g| g.session != grant.session || is_same(g)), "A1");
             self.grants.push(grant);
         }
     }
@@ -169,7 +195,9 @@ impl World {
 
 fn is_shared(state: &ClusterState, name: &Name) -> bool {
     match state.query(&ControlRequest::VolumeShow { name: name.clone() }) {
-        Some(Ok(ControlReply::Volume(info))) => info.attachments.iter().all(|a| a.shared),
+        Some(Ok(ControlReply::Volume(info))) => {
+            info.attachments.iter().filter(|a| a.name.snapshot.is_none()).all(|a| a.shared)
+        }
         other => panic!("{other:?}"),
     }
 }
@@ -198,7 +226,7 @@ proptest! {
             watcher.apply(state.view_since(watcher.revision));
             prop_assert_eq!(&watcher, &state.view_since(Revision(0)), "differences lead to the whole");
             if let Ok(ControlReply::Opened(grant)) = result {
-                let shared = is_shared(&state, &grant.name);
+                let shared = grant.name.snapshot.is_some() || is_shared(&state, &grant.name.volume);
                 world.on_grant(grant, shared, &watcher);
             }
         }

@@ -1,22 +1,27 @@
-//! Attachments: which gateway has which volume, and the generations that fence (design.md §7).
+//! Attachments: which gateway has which volume or snapshot, and the generations that fence (design.md §7).
 //! A1: an attachment id or session id is never used twice. A2: a generation that a process was given is given to no other
-//! process: a new process of the gateway gets the next one, behind a barrier. A3: nobody gets a grant while the volume's
-//! floor is still on its way to the PGs.
+//! process: a new process of the gateway gets the next one, behind a barrier. A3: nobody becomes the holder of a grant while the
+//! volume's floor is still on its way to the PGs. Who holds one already asks again for the present stack and is answered at once: what is
+//! on its way then doesn't fence it, for whoever is fenced has lost its process here (`active`) before the barrier began.
+//! A4: snapshots are attached read-only, by as many as like, beside the attachments of the volume.
 
 use super::volume::VolumeRecord;
 use super::{ClusterState, Outcome, check_text, invalid, not_found};
 use ashlar_types::control::{AttachGrant, AttachMode, AttachmentInfo, ControlError, ControlReply};
-use ashlar_types::{AttachmentId, BootId, Generation, Name, SessionId, VolumeId};
+use ashlar_types::{AttachmentId, BootId, DiskName, Generation, SessionId, SnapshotId, VolumeId};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 
 const GATEWAYS_MAX: usize = 10_000;
+/// And as many of all its snapshots.
 const ATTACHMENTS_PER_VOLUME_MAX: usize = 64;
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct AttachmentRecord {
     pub(super) id: AttachmentId,
     pub(super) gateway: String,
+    /// `None`: of the volume itself.
+    pub(super) snapshot: Option<SnapshotId>,
     pub(super) generation: Generation,
     pub(super) shared: bool,
     pub(super) read_only: bool,
@@ -39,19 +44,26 @@ pub(super) struct GatewayRecord {
 }
 
 impl ClusterState {
-    pub(super) fn attach(&mut self, name: &Name, gateway: String, mode: AttachMode, read_only: bool) -> Outcome {
+    pub(super) fn attach(&mut self, name: &DiskName, gateway: String, mode: AttachMode, read_only: bool) -> Outcome {
         check_text("the gateway's name", &gateway, false)?;
-        let volume = self.open_volume(name)?;
+        let volume = self.open_volume(&name.volume)?;
         let id = volume.id;
-        let present = volume.attachments.values().find(|a| a.gateway == gateway).map(|a| a.id);
+        let snapshot = volume.snapshot_id(name)?;
+        let present = volume.attachments.values().find(|a| a.is_at(&gateway, snapshot)).map(|a| a.id);
+        if snapshot.is_some() {
+            return match present {
+                Some(present) => self.attachment_reply(id, present),
+                None => self.add_attachment(id, snapshot, gateway, true, true),
+            };
+        }
         match mode {
             AttachMode::Exclusive => {
-                if let Some(holder) = volume.attachments.values().next() {
+                if let Some(holder) = volume.own_attachments().next() {
                     return Err(attached(name, &holder.gateway));
                 }
             }
             AttachMode::Shared => {
-                if let Some(holder) = volume.attachments.values().find(|a| !a.shared) {
+                if let Some(holder) = volume.own_attachments().find(|a| !a.shared) {
                     return Err(attached(name, &holder.gateway));
                 }
                 if let Some(present) = present {
@@ -62,7 +74,7 @@ impl ClusterState {
         }
         match present {
             Some(present) => self.attachment_reply(id, present),
-            None => self.add_attachment(id, gateway, mode == AttachMode::Shared, read_only),
+            None => self.add_attachment(id, None, gateway, mode == AttachMode::Shared, read_only),
         }
     }
 
@@ -79,9 +91,9 @@ impl ClusterState {
         Err(invalid(format!("volume {name:?} is attached to {gateway} {has}, not {asked}; detach it there first")))
     }
 
-    /// Ends every attachment but `kept`, whose generation rises: its process, if it lives, has to ask again.
+    /// Ends every attachment of the volume itself but `kept`, whose generation rises: its process, if it lives, has to ask again.
     fn take_over(&mut self, volume: VolumeId, kept: Option<AttachmentId>, read_only: bool) {
-        let ended = self.attachment_ids(volume, |a| Some(a.id) != kept);
+        let ended = self.attachment_ids(volume, |a| a.snapshot.is_none() && Some(a.id) != kept);
         self.end_attachments(volume, &ended);
         let record = self.volumes.get_mut(&volume).expect("the caller looked it up");
         let Some(attachment) = kept.and_then(|id| record.attachments.get_mut(&id)) else {
@@ -94,16 +106,26 @@ impl ClusterState {
         }
     }
 
-    fn add_attachment(&mut self, volume: VolumeId, gateway: String, shared: bool, read_only: bool) -> Outcome {
+    fn add_attachment(
+        &mut self,
+        volume: VolumeId,
+        snapshot: Option<SnapshotId>,
+        gateway: String,
+        shared: bool,
+        read_only: bool,
+    ) -> Outcome {
         let record = self.volumes.get_mut(&volume).expect("the caller looked it up");
-        if record.attachments.len() >= ATTACHMENTS_PER_VOLUME_MAX {
-            return Err(invalid(format!("a volume has at most {ATTACHMENTS_PER_VOLUME_MAX} attachments")));
+        let alike = record.attachments.values().filter(|a| a.snapshot.is_some() == snapshot.is_some()).count();
+        if alike >= ATTACHMENTS_PER_VOLUME_MAX {
+            let of = if snapshot.is_some() { "the snapshots of a volume have" } else { "a volume has" };
+            return Err(invalid(format!("{of} at most {ATTACHMENTS_PER_VOLUME_MAX} attachments")));
         }
         let id = AttachmentId(self.next.attachment);
         self.next.attachment += 1;
         let attachment = AttachmentRecord {
             id,
             gateway,
+            snapshot,
             generation: Generation(1),
             shared,
             read_only,
@@ -117,13 +139,10 @@ impl ClusterState {
         self.attachment_reply(volume, id)
     }
 
-    pub(super) fn detach(&mut self, name: &Name, gateway: Option<&str>) -> Outcome {
-        let volume = self.volume(name)?;
-        let id = volume.id;
-        let ended = match gateway {
-            Some(gateway) => self.attachment_ids(id, |a| a.gateway == gateway),
-            None => self.attachment_ids(id, |_| true),
-        };
+    pub(super) fn detach(&mut self, name: &DiskName, gateway: Option<&str>) -> Outcome {
+        let volume = self.volume(&name.volume)?;
+        let (id, snapshot) = (volume.id, volume.snapshot_id(name)?);
+        let ended = self.attachment_ids(id, |a| a.snapshot == snapshot && gateway.is_none_or(|g| a.gateway == g));
         if ended.is_empty() {
             return match gateway {
                 Some(gateway) => Err(not_found("attachment", format!("{name} at {gateway}"))),
@@ -134,12 +153,12 @@ impl ClusterState {
         self.done()
     }
 
-    pub(super) fn open_attachment(&mut self, name: &Name, gateway: &str, boot: BootId) -> Outcome {
+    pub(super) fn open_attachment(&mut self, name: &DiskName, gateway: &str, boot: BootId) -> Outcome {
         if let Some(answer) = self.opened_before(name, gateway, boot) {
             return answer;
         }
-        let volume = self.open_volume(name)?;
-        let attachment = find_attachment(volume, gateway)?;
+        let volume = self.open_volume(&name.volume)?;
+        let attachment = find_attachment(volume, name, gateway)?;
         let (volume, id, opened) = (volume.id, attachment.id, attachment.opened);
         // After a takeover for the same gateway the generation has risen already and nobody holds it.
         let holder = attachment.boot;
@@ -162,8 +181,8 @@ impl ClusterState {
     }
 
     /// The answer where the same process asks again, or may not have it; `None` where state has to change.
-    pub(super) fn opened_before(&self, name: &Name, gateway: &str, boot: BootId) -> Option<Outcome> {
-        let found = self.open_volume(name).and_then(|v| Ok((v, find_attachment(v, gateway)?)));
+    pub(super) fn opened_before(&self, name: &DiskName, gateway: &str, boot: BootId) -> Option<Outcome> {
+        let found = self.open_volume(&name.volume).and_then(|v| Ok((v, find_attachment(v, name, gateway)?)));
         let (volume, attachment) = match found {
             Ok(found) => found,
             Err(refusal) => return Some(Err(refusal)),
@@ -178,8 +197,10 @@ impl ClusterState {
             return None;
         }
         Some(match volume.barrier {
-            Some(barrier) => Err(ControlError::Fencing { waiting_for: self.waiting_for(barrier) }),
-            None => Ok(ControlReply::Opened(grant(volume, attachment))),
+            Some(barrier) if !attachment.active => {
+                Err(ControlError::Fencing { waiting_for: self.waiting_for(barrier) })
+            }
+            _ => Ok(ControlReply::Opened(self.grant(volume, attachment))),
         })
     }
 
@@ -211,7 +232,7 @@ impl ClusterState {
         AttachmentInfo {
             id: attachment.id,
             volume: volume.id,
-            volume_name: volume.name.clone(),
+            name: volume.disk_name(attachment),
             gateway: attachment.gateway.clone(),
             generation: attachment.generation,
             shared: attachment.shared,
@@ -219,6 +240,29 @@ impl ClusterState {
             active: attachment.active,
             nbd_address: gateway.map(|g| g.nbd_address.clone()).unwrap_or_default(),
             nbd_socket: gateway.map(|g| g.nbd_socket.clone()).unwrap_or_default(),
+        }
+    }
+
+    fn grant(&self, volume: &VolumeRecord, attachment: &AttachmentRecord) -> AttachGrant {
+        let (top, size) = match attachment.snapshot {
+            Some(id) => {
+                let snapshot = volume.snapshot_by_id(id);
+                (snapshot.layer, snapshot.size)
+            }
+            None => (volume.top, volume.size),
+        };
+        AttachGrant {
+            volume: volume.id,
+            name: volume.disk_name(attachment),
+            attachment: attachment.id,
+            generation: attachment.generation,
+            session: attachment.session,
+            pool: volume.pool,
+            placement_key: volume.placement_key,
+            stack_revision: volume.stack_revision,
+            layers: self.stack(top),
+            size,
+            read_only: attachment.read_only,
         }
     }
 
@@ -232,7 +276,7 @@ impl ClusterState {
     }
 
     /// Ends attachments and fences what their processes may still have on its way.
-    fn end_attachments(&mut self, volume: VolumeId, ended: &[AttachmentId]) {
+    pub(super) fn end_attachments(&mut self, volume: VolumeId, ended: &[AttachmentId]) {
         let record = self.volumes.get_mut(&volume).expect("the caller looked it up");
         let gone: Vec<AttachmentRecord> = ended.iter().filter_map(|id| record.attachments.remove(id)).collect();
         if !gone.iter().any(|a| a.opened) {
@@ -264,27 +308,29 @@ impl ClusterState {
     }
 }
 
-fn attached(name: &Name, holder: &str) -> ControlError {
+fn attached(name: &DiskName, holder: &str) -> ControlError {
     ControlError::Attached { name: name.to_string(), holder: holder.to_owned() }
 }
 
-fn find_attachment<'a>(volume: &'a VolumeRecord, gateway: &str) -> Result<&'a AttachmentRecord, ControlError> {
-    let found = volume.attachments.values().find(|a| a.gateway == gateway);
-    found.ok_or_else(|| not_found("attachment", format!("{} at {gateway}", volume.name)))
+fn find_attachment<'a>(
+    volume: &'a VolumeRecord,
+    name: &DiskName,
+    gateway: &str,
+) -> Result<&'a AttachmentRecord, ControlError> {
+    let snapshot = volume.snapshot_id(name)?;
+    let found = volume.attachments.values().find(|a| a.is_at(gateway, snapshot));
+    found.ok_or_else(|| not_found("attachment", format!("{name} at {gateway}")))
 }
 
-fn grant(volume: &VolumeRecord, attachment: &AttachmentRecord) -> AttachGrant {
-    AttachGrant {
-        volume: volume.id,
-        name: volume.name.clone(),
-        attachment: attachment.id,
-        generation: attachment.generation,
-        session: attachment.session,
-        pool: volume.pool,
-        placement_key: volume.placement_key,
-        stack_revision: volume.stack_revision,
-        layers: volume.layers.clone(),
-        size: volume.size,
-        read_only: attachment.read_only,
+impl VolumeRecord {
+    /// Which snapshot is named, if one is; this volume is.
+    fn snapshot_id(&self, name: &DiskName) -> Result<Option<SnapshotId>, ControlError> {
+        name.snapshot.as_ref().map(|snapshot| Ok(self.snapshot(snapshot)?.id)).transpose()
+    }
+}
+
+impl AttachmentRecord {
+    fn is_at(&self, gateway: &str, snapshot: Option<SnapshotId>) -> bool {
+        self.gateway == gateway && self.snapshot == snapshot
     }
 }

@@ -1,11 +1,11 @@
 //! Floors and barriers (design.md §7): a volume's floor rises, and a barrier carries it to all PGs of its pool.
 //! A volume has at most one pending barrier. Where the floor rises meanwhile, a new barrier over all PGs takes its place:
-//! its floor includes the old one, so nothing is forgotten.
+//! its floor includes the old one, and so do the layers to drop, so nothing is forgotten.
 
 use super::volume::VolumeRecord;
 use super::{ClusterState, Outcome};
 use ashlar_types::view::{Barrier, Floor};
-use ashlar_types::{BootId, IdSet, LayerId, PgId, VolumeId};
+use ashlar_types::{BootId, IdSet, PgId, VolumeId};
 use std::collections::BTreeSet;
 use std::ops::Bound;
 
@@ -24,34 +24,22 @@ impl ClusterState {
             self.barriers.remove(&replaced);
         }
         let floor = record.floor.clone();
-        let (gone, retire) = if floor.closed { self.ids_ended_by(volume) } else { Default::default() };
+        let gone = if floor.closed { self.ids_gone_with(volume) } else { IdSet::default() };
+        let retire = self.retired_ids(&self.volumes[&volume]);
         let pgs = (0..pg_count).map(|index| PgId { pool, index }).collect();
         self.barriers.insert(id, Barrier { id, volume, floor, gone, retire, pgs });
     }
 
-    /// The ids that no volume of the pool has or will have once `volume` is gone, as far as they lie beside its own; and those of layers.
+    /// The ids that no volume of the pool has or will have once `volume` is gone, as far as they lie beside its own.
     /// Told so generously, what PGs keep of the dead are the gaps between the living, however many there were. Those being deleted
     /// count as living: what they still have under way ends with their own barriers.
-    fn ids_ended_by(&self, volume: VolumeId) -> (IdSet<VolumeId>, IdSet<LayerId>) {
+    fn ids_gone_with(&self, volume: VolumeId) -> IdSet<VolumeId> {
         let ended = &self.volumes[&volume];
-        let in_pool = |v: &&VolumeRecord| v.pool == ended.pool;
-        let before = self.volumes.range(..volume).map(|(_, v)| v).rfind(in_pool).map_or(0, |v| v.id.0);
+        let in_pool = |(_, v): &(&VolumeId, &VolumeRecord)| v.pool == ended.pool;
+        let before = self.volumes.range(..volume).rfind(in_pool).map_or(0, |(id, _)| id.0);
         let behind = (Bound::Excluded(volume), Bound::Unbounded);
-        let after = self.volumes.range(behind).map(|(_, v)| v).find(in_pool).map_or(self.next.volume, |v| v.id.0);
-        let mut layers = IdSet::default();
-        for layer in &ended.layers {
-            let (mut before, mut after) = (0, self.next.layer);
-            let others = self.volumes.values().filter(in_pool).filter(|v| v.id != volume).flat_map(|v| &v.layers);
-            for other in others {
-                if other < layer {
-                    before = other.0.max(before);
-                } else {
-                    after = other.0.min(after);
-                }
-            }
-            layers.insert(LayerId(before + 1), LayerId(after - 1));
-        }
-        (IdSet::range(VolumeId(before + 1), VolumeId(after - 1)), layers)
+        let after = self.volumes.range(behind).find(in_pool).map_or(self.next.volume, |(id, _)| id.0);
+        IdSet::range(VolumeId(before + 1), VolumeId(after - 1))
     }
 
     /// A barrier that isn't known was passed or replaced before: the answer to a late or repeated message is the same.
@@ -74,10 +62,15 @@ impl ClusterState {
         self.done()
     }
 
-    /// All PGs refuse what lies below the floor: attachments that waited for it may start; a deleted volume is gone.
+    /// All PGs refuse what lies below the floor: attachments that waited for it may start; layers that were given up are dropped, and a
+    /// deleted volume is gone.
     fn floor_holds(&mut self, volume: VolumeId) {
         let record = self.volumes.get_mut(&volume).expect("S2: a barrier's volume exists");
         record.barrier = None;
+        record.settled = record.floor.stack_revision;
+        for layer in std::mem::take(&mut record.retiring) {
+            self.layers.remove(&layer);
+        }
         if record.floor.closed {
             let name = record.name.clone();
             self.volumes.remove(&volume);

@@ -2,15 +2,19 @@
 //! Versioned by the envelope: a change of any type inside is a new version here, and the golden bytes of the old one stay
 //! readable. See conventions §3.
 
+mod command_v2;
+mod snapshot_v1;
+
 use super::{ClusterState, Command};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 const COMMAND_MAGIC: [u8; 2] = *b"AC";
-/// 2: scrubs. Requests were added behind those of version 1, whose bytes mean the same.
-const COMMAND_VERSION: u16 = 2;
+/// 2: scrubs. Requests were added behind those of version 1, whose bytes mean the same. 3: snapshots, and names of disks.
+const COMMAND_VERSION: u16 = 3;
 const SNAPSHOT_MAGIC: [u8; 2] = *b"AS";
-const SNAPSHOT_VERSION: u16 = 1;
+/// 2: layers are a tree, and snapshots.
+const SNAPSHOT_VERSION: u16 = 2;
 /// magic (2), version (2, LE), CRC32C of the payload (4, LE).
 const ENVELOPE_BYTES: usize = 8;
 
@@ -26,6 +30,8 @@ pub enum FormatError {
     Checksum { what: &'static str, expected: u32, found: u32 },
     #[error("{what}: checksum is right but the contents are not readable: {source}")]
     Contents { what: &'static str, source: postcard::Error },
+    #[error("{what}: checksum is right but the contents contradict themselves")]
+    Contradiction { what: &'static str },
 }
 
 impl Command {
@@ -35,7 +41,10 @@ impl Command {
 
     pub fn decode(bytes: &[u8]) -> Result<Command, FormatError> {
         let what = "log entry";
-        contents(what, open(what, COMMAND_MAGIC, COMMAND_VERSION, bytes)?)
+        match open(what, COMMAND_MAGIC, COMMAND_VERSION, bytes)? {
+            (1 | 2, payload) => Ok(contents::<command_v2::CommandV2>(what, payload)?.into()),
+            (_, payload) => contents(what, payload),
+        }
     }
 }
 
@@ -47,7 +56,10 @@ impl ClusterState {
 
     pub fn decode(bytes: &[u8]) -> Result<ClusterState, FormatError> {
         let what = "snapshot";
-        contents(what, open(what, SNAPSHOT_MAGIC, SNAPSHOT_VERSION, bytes)?)
+        match open(what, SNAPSHOT_MAGIC, SNAPSHOT_VERSION, bytes)? {
+            (1, payload) => snapshot_v1::upgrade(contents(what, payload)?).ok_or(FormatError::Contradiction { what }),
+            (_, payload) => contents(what, payload),
+        }
     }
 }
 
@@ -61,8 +73,8 @@ fn seal(magic: [u8; 2], version: u16, value: &impl Serialize) -> Vec<u8> {
     bytes
 }
 
-/// The payload, which is whole and of a version that is known.
-fn open<'a>(what: &'static str, magic: [u8; 2], known: u16, bytes: &'a [u8]) -> Result<&'a [u8], FormatError> {
+/// The version, which is known, and the payload, which is whole.
+fn open<'a>(what: &'static str, magic: [u8; 2], known: u16, bytes: &'a [u8]) -> Result<(u16, &'a [u8]), FormatError> {
     let Some(([m0, m1, v0, v1, c0, c1, c2, c3], payload)) = bytes.split_first_chunk::<ENVELOPE_BYTES>() else {
         return Err(FormatError::Short { what, len: bytes.len() });
     };
@@ -78,7 +90,7 @@ fn open<'a>(what: &'static str, magic: [u8; 2], known: u16, bytes: &'a [u8]) -> 
     if found != expected {
         return Err(FormatError::Checksum { what, expected, found });
     }
-    Ok(payload)
+    Ok((version, payload))
 }
 
 fn contents<T: DeserializeOwned>(what: &'static str, payload: &[u8]) -> Result<T, FormatError> {

@@ -1,9 +1,11 @@
 //! What must hold after every command. Called by the simulator and the tests after each, by the node after each snapshot.
 
 use super::ClusterState;
+use super::layer::STACK_LAYERS_MAX;
 use super::volume::VolumeRecord;
+use ashlar_types::control::SnapshotState;
 use ashlar_types::view::PgConfig;
-use ashlar_types::{BootId, Epoch, Generation};
+use ashlar_types::{BootId, Epoch, Generation, LayerId};
 use std::collections::BTreeSet;
 
 impl ClusterState {
@@ -30,10 +32,13 @@ impl ClusterState {
             }
         }
         assert!(self.volume_names.len() == self.volumes.len(), "each volume has one name");
+        self.assert_layers();
         for barrier in self.barriers.values() {
             let volume = self.volumes.get(&barrier.volume).expect("S2: a barrier's volume exists");
             assert!(volume.barrier == Some(barrier.id), "S2: a volume has at most one barrier, its last");
             assert!(barrier.floor == volume.floor, "S2: the barrier carries the volume's floor");
+            assert!(volume.retiring.iter().all(|l| barrier.retire.contains(*l)), "L3: and the layers that it gives up");
+            assert!(!barrier.retire.contains(LayerId(self.next.layer)), "no layer to come is retired");
             assert!(!barrier.pgs.is_empty(), "S2: a barrier that all have passed is gone");
             assert!(barrier.pgs.iter().all(|pg| self.pgs.contains_key(pg)), "S2: a barrier's PGs exist");
         }
@@ -61,6 +66,61 @@ impl ClusterState {
         }
     }
 
+    fn assert_layers(&self) {
+        for (id, layer) in &self.layers {
+            assert!(id.0 < self.next.layer, "{id} was given out");
+            let volume = self.volumes.get(&layer.volume).expect("L1: a layer's volume exists");
+            if let Some(parent) = layer.parent {
+                assert!(parent < *id, "L1: {id} is younger than its parent");
+                let below = self.layers.get(&parent).expect("L1: a parent exists");
+                assert!(below.volume == layer.volume, "L1: {id} and its parent are of one volume");
+                assert!(volume.top != parent, "L1: what lies below {id} is frozen");
+            }
+        }
+        let mut known = 0;
+        let (mut tops, mut ids) = (BTreeSet::new(), BTreeSet::new());
+        for volume in self.volumes.values() {
+            let name = &volume.name;
+            assert!(self.layers[&volume.top].volume == volume.id, "the top of {name} is its own");
+            assert!(tops.insert(volume.top), "no two volumes share a top");
+            let used = self.layers_in_use(volume);
+            if volume.floor.closed {
+                assert!(volume.snapshots.is_empty(), "the snapshots of {name} go with it");
+                assert!(used.is_subset(&volume.retiring), "L3: {name} gives up all its layers");
+                known += volume.retiring.len();
+            } else {
+                assert!(used.is_disjoint(&volume.retiring), "L3: what {name} gives up is in none of its stacks");
+                known += used.len() + volume.retiring.len();
+            }
+            assert!(
+                volume.retiring.is_empty() || volume.barrier.is_some(),
+                "L3: {name} gives up layers with a barrier"
+            );
+            assert!(volume.retiring.iter().all(|l| self.layers[l].volume == volume.id), "L3: they are its own");
+            assert!(self.chain(volume.top).count() <= STACK_LAYERS_MAX, "the stack of {name} is not too high");
+            for (key, snapshot) in &volume.snapshots {
+                assert!(*key == snapshot.name, "{key} is filed where it belongs");
+                assert!(
+                    ids.insert(snapshot.id) && snapshot.id.0 < self.next.snapshot,
+                    "{} is given out once",
+                    snapshot.id
+                );
+                assert!(snapshot.layer != volume.top, "P1: {name}@{key} is frozen");
+                assert!(self.layers[&snapshot.layer].volume == volume.id, "{name}@{key} is of its volume");
+                assert!(snapshot.revision <= volume.stack_revision, "{name}@{key} was taken");
+            }
+        }
+        assert!(known == self.layers.len(), "L2: there is no other layer");
+        for barrier in self.barriers.values() {
+            for (id, layer) in &self.layers {
+                let volume = &self.volumes[&layer.volume];
+                let stays = volume.pool == self.volumes[&barrier.volume].pool
+                    && !(layer.volume == barrier.volume && volume.retiring.contains(id));
+                assert!(!stays || !barrier.retire.contains(*id), "{id} is not dropped before its time");
+            }
+        }
+    }
+
     fn assert_volume(&self, volume: &VolumeRecord) {
         let name = &volume.name;
         assert!(self.volume_names.get(name) == Some(&volume.id), "{name} leads to its volume");
@@ -68,12 +128,19 @@ impl ClusterState {
         assert!(volume.barrier.is_none_or(|b| self.barriers.contains_key(&b)), "S2: the barrier of {name} exists");
         assert!(!volume.floor.closed || volume.attachments.is_empty(), "nobody has {name} while it is deleted");
         assert!(!volume.floor.closed || volume.barrier.is_some(), "S2: {name} is gone once it is closed everywhere");
-        let exclusive = volume.attachments.values().filter(|a| !a.shared).count();
-        assert!(exclusive == 0 || volume.attachments.len() == 1, "{name} is shared by those who said so");
+        let exclusive = volume.own_attachments().filter(|a| !a.shared).count();
+        assert!(exclusive == 0 || volume.own_attachments().count() == 1, "{name} is shared by those who said so");
+        assert!(volume.settled <= volume.stack_revision, "P2: the PGs of {name} are not ahead of it");
+        assert!(volume.barrier.is_some() || volume.settled == volume.stack_revision, "S2: the stack of {name} is told");
         for attachment in volume.attachments.values() {
             let fenced = volume.floor.fences(attachment.id, attachment.generation);
             assert!(!fenced, "the floor of {name} lets its present attachments pass");
             assert!(!attachment.active || attachment.boot != BootId(0), "an active attachment has a process");
+            if let Some(snapshot) = attachment.snapshot.map(|id| volume.snapshot_by_id(id)) {
+                assert!(attachment.read_only && attachment.shared, "A4: snapshots of {name} are only read");
+                let is_available = volume.snapshot_state(snapshot) == SnapshotState::Available;
+                assert!(!attachment.active || is_available, "P2: nobody reads {name} while it may change");
+            }
             let older = Generation(attachment.generation.0 - 1);
             let fences_older = older == Generation(0) || volume.floor.fences(attachment.id, older);
             assert!(fences_older, "A2: the floor of {name} refuses the generation before");

@@ -3,18 +3,21 @@
 //! S2: a volume's floor is passed by all its PGs, or the volume has a pending barrier that carries it.
 //! S3: a handler checks everything before it changes anything, so a refusal leaves no trace.
 //! Every node applies the same commands in the same order and must reach the same state: no clock, no randomness, no
-//! unordered maps. PG rules: pg.rs. Placement: placement.rs. Volumes and fencing: volume.rs, attachment.rs, barrier.rs. Scrubs: scrub.rs.
+//! unordered maps. PG rules: pg.rs. Placement: placement.rs. Volumes and fencing: volume.rs, attachment.rs, barrier.rs.
+//! Layers and snapshots: layer.rs, snapshot.rs. Scrubs: scrub.rs.
 
 mod attachment;
 mod barrier;
 mod command;
 mod format;
 mod invariants;
+mod layer;
 mod osd;
 mod pg;
 mod placement;
 mod pool;
 mod scrub;
+mod snapshot;
 mod volume;
 
 #[cfg(test)]
@@ -27,11 +30,12 @@ pub(crate) use placement::mix;
 
 use ashlar_types::control::{ControlError, ControlReply, ControlRequest};
 use ashlar_types::view::{Barrier, ClusterView, PgConfig, PoolInfo};
-use ashlar_types::{ClusterId, Name, OsdId, PgId, PoolId, Revision, VolumeId};
+use ashlar_types::{ClusterId, LayerId, Name, OsdId, PgId, PoolId, Revision, VolumeId};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 use attachment::GatewayRecord;
+use layer::LayerRecord;
 use osd::OsdRecord;
 use scrub::Scrubs;
 use volume::VolumeRecord;
@@ -56,6 +60,7 @@ struct NextIds {
     pool: u32,
     volume: u64,
     layer: u64,
+    snapshot: u64,
     attachment: u64,
     session: u64,
     barrier: u64,
@@ -74,6 +79,7 @@ pub struct ClusterState {
     pgs: BTreeMap<PgId, Revised<PgConfig>>,
     volumes: BTreeMap<VolumeId, VolumeRecord>,
     volume_names: BTreeMap<Name, VolumeId>,
+    layers: BTreeMap<LayerId, LayerRecord>,
     gateways: BTreeMap<String, GatewayRecord>,
     barriers: BTreeMap<u64, Barrier>,
     next: NextIds,
@@ -96,9 +102,10 @@ impl ClusterState {
             pgs: BTreeMap::new(),
             volumes: BTreeMap::new(),
             volume_names: BTreeMap::new(),
+            layers: BTreeMap::new(),
             gateways: BTreeMap::new(),
             barriers: BTreeMap::new(),
-            next: NextIds { osd: 1, pool: 1, volume: 1, layer: 1, attachment: 1, session: 1, barrier: 1 },
+            next: NextIds { osd: 1, pool: 1, volume: 1, layer: 1, snapshot: 1, attachment: 1, session: 1, barrier: 1 },
             scrubs: Scrubs::default(),
         }
     }
@@ -120,8 +127,10 @@ impl ClusterState {
         match request {
             R::PoolCreate { name, replicas, min_size } => self.pool_create(name, replicas, min_size),
             R::VolumeCreate { name, size, pool } => self.volume_create(name, size, pool),
-            R::VolumeDelete { name } => self.volume_delete(&name),
+            R::VolumeDelete { name, with_snapshots } => self.volume_delete(&name, with_snapshots),
             R::VolumeExtend { name, size } => self.volume_extend(&name, size),
+            R::SnapshotCreate { volume, name, taken_at } => self.snapshot_create(&volume, name, taken_at),
+            R::VolumeRevert { volume, snapshot, force } => self.volume_revert(&volume, &snapshot, force),
             R::Attach { name, gateway, mode, read_only } => self.attach(&name, gateway, mode, read_only),
             R::Detach { name, gateway } => self.detach(&name, gateway.as_deref()),
             R::OpenAttachment { name, gateway, boot } => self.open_attachment(&name, &gateway, boot),
@@ -141,6 +150,8 @@ impl ClusterState {
             R::PoolList
             | R::VolumeList
             | R::VolumeShow { .. }
+            | R::SnapshotList { .. }
+            | R::SnapshotShow { .. }
             | R::AttachmentList { .. }
             | R::ViewSince { .. }
             | R::ServiceStatus
@@ -157,6 +168,8 @@ impl ClusterState {
             R::PoolList => Ok(ControlReply::Pools(self.pools.values().map(|p| p.value.info.clone()).collect())),
             R::VolumeList => Ok(ControlReply::Volumes(self.volumes.values().map(|v| self.volume_info(v)).collect())),
             R::VolumeShow { name } => self.volume(name).map(|v| ControlReply::Volume(self.volume_info(v))),
+            R::SnapshotList { volume } => self.snapshot_list(volume.as_ref()),
+            R::SnapshotShow { volume, name } => self.snapshot_show(volume, name),
             R::AttachmentList { gateway } => Ok(ControlReply::Attachments(self.attachment_list(gateway.as_deref()))),
             R::ViewSince { revision } => Ok(ControlReply::View(Box::new(self.view_since(*revision)))),
             R::OpenAttachment { name, gateway, boot } => return self.opened_before(name, gateway, *boot),

@@ -3,11 +3,12 @@
 use super::*;
 use ashlar_types::control::{AttachGrant, AttachMode, PgChange, VolumeInfo, VolumeState};
 use ashlar_types::scrub::{PgScrub, ScrubReport, ScrubTarget, ScrubWish};
-use ashlar_types::{AttachmentId, BootId, Epoch, Generation};
+use ashlar_types::{AttachmentId, BootId, DiskName, Epoch, Generation, LayerId, StackRevision};
 
 mod attachments;
 mod pgs;
 mod scrubs;
+mod snapshots;
 
 /// Applies commands one after the other and checks every state between.
 struct Cluster {
@@ -109,6 +110,10 @@ fn name(text: &str) -> Name {
     Name::new(text).expect("a good name")
 }
 
+fn disk(text: &str) -> DiskName {
+    text.parse().expect("a good name")
+}
+
 fn refusal(outcome: Outcome) -> String {
     outcome.expect_err("refused").to_string()
 }
@@ -181,11 +186,11 @@ fn sizes_are_checked_and_volumes_only_grow() {
 fn a_deleted_volume_is_gone_when_its_pgs_have_dropped_it() {
     let mut cluster = Cluster::with_volume(1, 1);
     let layers = cluster.show("v").expect("exists").layers;
-    cluster.ask(ControlRequest::VolumeDelete { name: name("v") }).expect("free");
+    cluster.ask(ControlRequest::VolumeDelete { name: name("v"), with_snapshots: false }).expect("free");
     assert_eq!(cluster.show("v").expect("still there").state, VolumeState::Deleting);
     assert!(cluster.volume("v", 512).is_err(), "its name is not free yet");
     let attach =
-        ControlRequest::Attach { name: name("v"), gateway: "g".into(), mode: AttachMode::Force, read_only: false };
+        ControlRequest::Attach { name: disk("v"), gateway: "g".into(), mode: AttachMode::Force, read_only: false };
     assert!(refusal(cluster.ask(attach)).contains("being deleted"));
     let barrier = cluster.state.view_since(Revision(0)).barriers.remove(0);
     assert!(barrier.floor.closed && layers.iter().all(|l| barrier.retire.contains(*l)));
@@ -209,7 +214,7 @@ fn texts_that_are_kept_are_bounded_and_printable() {
 #[test]
 fn a_snapshot_holds_everything() {
     let mut cluster = Cluster::with_volume(3, 3);
-    cluster.ask(ControlRequest::VolumeDelete { name: name("v") }).expect("free");
+    cluster.ask(ControlRequest::VolumeDelete { name: name("v"), with_snapshots: false }).expect("free");
     let bytes = cluster.state.encode();
     assert_eq!(ClusterState::decode(&bytes), Ok(cluster.state));
 }
@@ -233,8 +238,9 @@ fn damaged_bytes_are_told_apart() {
 #[test]
 fn golden_bytes_of_log_entries() {
     let hex = |command: &Command| command.encode().iter().map(|b| format!("{b:02x}")).collect::<String>();
-    let golden = include_str!("../../golden/command-v2.hex");
-    let commands: Vec<Command> = golden_commands().into_iter().chain(golden_commands_of_version_2()).collect();
+    let golden = include_str!("../../golden/command-v3.hex");
+    let older = golden_commands().into_iter().chain(golden_commands_of_version_2());
+    let commands: Vec<Command> = older.chain(golden_commands_of_version_3()).collect();
     let encoded: Vec<String> = commands.iter().map(hex).collect();
     assert!(golden.lines().eq(&encoded), "log entries are not the golden ones:\n{}", encoded.join("\n"));
     for command in commands {
@@ -243,25 +249,46 @@ fn golden_bytes_of_log_entries() {
 }
 
 #[test]
-fn log_entries_of_version_1_are_read() {
-    let golden = include_str!("../../golden/command-v1.hex");
-    let commands = golden_commands();
-    assert_eq!(golden.lines().count(), commands.len());
-    for (line, command) in golden.lines().zip(commands) {
-        assert_eq!(Command::decode(&bytes_of(line)), Ok(command));
+fn log_entries_of_older_versions_are_read() {
+    let version_1 = (include_str!("../../golden/command-v1.hex"), golden_commands());
+    let commands = golden_commands().into_iter().chain(golden_commands_of_version_2()).collect();
+    let version_2 = (include_str!("../../golden/command-v2.hex"), commands);
+    for (golden, commands) in [version_1, version_2] {
+        assert_eq!(golden.lines().count(), commands.len());
+        for (line, command) in golden.lines().zip(commands) {
+            assert_eq!(Command::decode(&bytes_of(line)), Ok(command));
+        }
     }
 }
 
 /// Never edit: snapshots in the field hold these bytes. A change of the types is a new version in format.rs.
 #[test]
 fn golden_bytes_of_a_snapshot() {
-    let golden: String = include_str!("../../golden/snapshot-v1.hex").lines().collect();
-    let mut cluster = Cluster::with_volume(1, 1);
-    cluster.ask(ControlRequest::VolumeDelete { name: name("v") }).expect("free");
-    cluster.ask(ControlRequest::ScrubStart { target: ScrubTarget::All, deep: true }).expect("in sync");
+    let golden: String = include_str!("../../golden/snapshot-v2.hex").lines().collect();
+    let mut cluster = golden_cluster_of_version_1();
+    cluster.volume("w", 1 << 20).expect("made");
+    cluster.snapshot("w", "one").expect("taken");
+    cluster.snapshot("w", "two").expect("taken");
+    cluster.pass_barriers();
+    cluster.attach_disk("w@one", "g").expect("attached");
+    cluster.open_disk("w@one", "g", 7).expect("opened");
+    cluster.revert("w", "one", false).expect("nobody has it");
     let encoded: String = cluster.state.encode().iter().map(|b| format!("{b:02x}")).collect();
     assert_eq!(encoded, golden, "snapshots are not the golden one");
     assert_eq!(ClusterState::decode(&bytes_of(&golden)), Ok(cluster.state));
+}
+
+fn golden_cluster_of_version_1() -> Cluster {
+    let mut cluster = Cluster::with_volume(1, 1);
+    cluster.ask(ControlRequest::VolumeDelete { name: name("v"), with_snapshots: false }).expect("free");
+    cluster.ask(ControlRequest::ScrubStart { target: ScrubTarget::All, deep: true }).expect("in sync");
+    cluster
+}
+
+#[test]
+fn a_snapshot_of_version_1_is_read() {
+    let golden: String = include_str!("../../golden/snapshot-v1.hex").lines().collect();
+    assert_eq!(ClusterState::decode(&bytes_of(&golden)), Ok(golden_cluster_of_version_1().state));
 }
 
 fn bytes_of(hex: &str) -> Vec<u8> {
@@ -286,22 +313,36 @@ fn golden_commands_of_version_2() -> Vec<Command> {
     requests.into_iter().map(Command::Request).collect()
 }
 
+fn golden_commands_of_version_3() -> Vec<Command> {
+    use ControlRequest as R;
+    let (n, s, gateway) = (|| name("vm-1"), || name("before"), || "gw".to_owned());
+    let requests = [
+        R::VolumeDelete { name: n(), with_snapshots: true },
+        R::SnapshotCreate { volume: n(), name: s(), taken_at: 1_800_000_000 },
+        R::VolumeRevert { volume: n(), snapshot: s(), force: true },
+        R::Attach { name: disk("vm-1@before"), gateway: gateway(), mode: AttachMode::Shared, read_only: true },
+        R::Detach { name: disk("vm-1@before"), gateway: None },
+        R::OpenAttachment { name: disk("vm-1@before"), gateway: gateway(), boot: BootId(9) },
+    ];
+    requests.into_iter().map(Command::Request).collect()
+}
+
 fn golden_commands() -> Vec<Command> {
     use ControlRequest as R;
     let (osd, boot, pg) = (OsdId(3), BootId(0x1122_3344_5566_7788), PgId { pool: PoolId(2), index: 300 });
     let (n, gateway) = (|| name("vm-1"), || "gw".to_owned());
     let change = |change| R::PgChange { pg, epoch: Epoch(9), from: osd, change };
-    let attach = |mode| R::Attach { name: n(), gateway: gateway(), mode, read_only: true };
+    let attach = |mode| R::Attach { name: n().into(), gateway: gateway(), mode, read_only: true };
     let requests = vec![
         R::PoolCreate { name: n(), replicas: 3, min_size: Some(2) },
         R::VolumeCreate { name: n(), size: 10 << 30, pool: None },
-        R::VolumeDelete { name: n() },
+        R::VolumeDelete { name: n(), with_snapshots: false },
         R::VolumeExtend { name: n(), size: 20 << 30 },
         attach(AttachMode::Exclusive),
         attach(AttachMode::Shared),
         attach(AttachMode::Force),
-        R::Detach { name: n(), gateway: Some(gateway()) },
-        R::OpenAttachment { name: n(), gateway: gateway(), boot },
+        R::Detach { name: n().into(), gateway: Some(gateway()) },
+        R::OpenAttachment { name: n().into(), gateway: gateway(), boot },
         R::RegisterGateway { gateway: gateway(), boot, nbd_address: "a:1".into(), nbd_socket: "/s".into() },
         R::OsdCreate { host: "h".into() },
         R::OsdRegister { osd, boot, address: "a:1".into(), host: "h".into(), capacity: 1 << 40 },

@@ -1,12 +1,13 @@
-//! Volumes: names, sizes and, for now, one layer each.
+//! Volumes: names and sizes, and their end. Their layers: layer.rs, snapshot.rs.
 
 use super::attachment::AttachmentRecord;
+use super::snapshot::SnapshotRecord;
 use super::{ClusterState, Outcome, exists, invalid, not_found, placement};
 use ashlar_types::control::{ControlError, ControlReply, VolumeInfo, VolumeState};
 use ashlar_types::view::Floor;
-use ashlar_types::{AttachmentId, LayerId, Name, PoolId, SECTOR_BYTES, StackRevision, VolumeId};
+use ashlar_types::{AttachmentId, DiskName, LayerId, Name, PoolId, SECTOR_BYTES, StackRevision, VolumeId};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 const VOLUMES_MAX: usize = 1_000_000;
 /// A PG keeps a floor for each volume of its pool that was ever fenced, and the gaps between their ids; all of it travels in one frame
@@ -24,13 +25,32 @@ pub(super) struct VolumeRecord {
     pub(super) pool: PoolId,
     pub(super) placement_key: u64,
     pub(super) stack_revision: StackRevision,
-    /// Top first.
-    pub(super) layers: Vec<LayerId>,
+    /// The layer that takes what is written.
+    pub(super) top: LayerId,
+    pub(super) snapshots: BTreeMap<Name, SnapshotRecord>,
+    /// Layers that the PGs drop when they pass `barrier` (L3).
+    pub(super) retiring: BTreeSet<LayerId>,
+    /// The stack that all PGs hold to: nothing is done on an older one.
+    pub(super) settled: StackRevision,
+    /// Of the volume and of its snapshots.
     pub(super) attachments: BTreeMap<AttachmentId, AttachmentRecord>,
     /// What its PGs shall refuse. Only rises.
     pub(super) floor: Floor,
     /// The barrier that carries `floor` to the PGs, until all have passed it (S2).
     pub(super) barrier: Option<u64>,
+}
+
+impl VolumeRecord {
+    /// Those of the volume itself, not of its snapshots.
+    pub(super) fn own_attachments(&self) -> impl Iterator<Item = &AttachmentRecord> {
+        self.attachments.values().filter(|attachment| attachment.snapshot.is_none())
+    }
+
+    /// What an attachment is of.
+    pub(super) fn disk_name(&self, attachment: &AttachmentRecord) -> DiskName {
+        let snapshot = attachment.snapshot.map(|id| self.snapshot_by_id(id).name.clone());
+        DiskName { volume: self.name.clone(), snapshot }
+    }
 }
 
 impl ClusterState {
@@ -48,10 +68,10 @@ impl ClusterState {
             let most = "which is the most one has; make another pool";
             return Err(invalid(format!("there are {VOLUMES_PER_POOL_MAX} volumes in the pool already, {most}")));
         }
+        self.check_room_for_layer(pool)?;
         let id = VolumeId(self.next.volume);
-        let layer = LayerId(self.next.layer);
         self.next.volume += 1;
-        self.next.layer += 1;
+        let top = self.add_layer(id, None);
         // Mixed with the cluster's identity only so that two clusters don't place alike.
         let cluster = (self.cluster.0 as u64) ^ ((self.cluster.0 >> 64) as u64);
         let record = VolumeRecord {
@@ -61,7 +81,10 @@ impl ClusterState {
             pool,
             placement_key: placement::mix(id.0 ^ cluster),
             stack_revision: StackRevision(1),
-            layers: vec![layer],
+            top,
+            snapshots: BTreeMap::new(),
+            retiring: BTreeSet::new(),
+            settled: StackRevision(1),
             attachments: BTreeMap::new(),
             floor: Floor::default(),
             barrier: None,
@@ -73,15 +96,25 @@ impl ClusterState {
     }
 
     /// Closes the volume; its PGs drop its layers as they pass the barrier. Its name is free when the last one has.
-    pub(super) fn volume_delete(&mut self, name: &Name) -> Outcome {
+    pub(super) fn volume_delete(&mut self, name: &Name, with_snapshots: bool) -> Outcome {
         let volume = self.volume(name)?;
         if volume.floor.closed {
             return self.unchanged();
         }
         if let Some(attachment) = volume.attachments.values().next() {
-            return Err(ControlError::Attached { name: name.to_string(), holder: attachment.gateway.clone() });
+            let name = volume.disk_name(attachment).to_string();
+            return Err(ControlError::Attached { name, holder: attachment.gateway.clone() });
         }
-        let id = volume.id;
+        let snapshots = volume.snapshots.len();
+        if snapshots > 0 && !with_snapshots {
+            let plural = if snapshots == 1 { "" } else { "s" };
+            let way = "`volume delete --snapshots` deletes them with it";
+            return Err(invalid(format!("volume {name} has {snapshots} snapshot{plural}; {way}")));
+        }
+        let (id, layers) = (volume.id, self.layers_in_use(volume));
+        let record = self.volumes.get_mut(&id).expect("looked up above");
+        record.snapshots.clear();
+        record.retiring.extend(layers);
         self.raise_floor(id, |floor| floor.closed = true);
         self.done()
     }
@@ -114,7 +147,7 @@ impl ClusterState {
     }
 
     pub(super) fn volume_info(&self, volume: &VolumeRecord) -> VolumeInfo {
-        let state = match (volume.floor.closed, volume.attachments.is_empty()) {
+        let state = match (volume.floor.closed, volume.own_attachments().next().is_none()) {
             (true, _) => VolumeState::Deleting,
             (false, true) => VolumeState::Available,
             (false, false) => VolumeState::Attached,
@@ -129,7 +162,7 @@ impl ClusterState {
             state,
             placement_key: volume.placement_key,
             stack_revision: volume.stack_revision,
-            layers: volume.layers.clone(),
+            layers: self.stack(volume.top),
             attachments: volume.attachments.values().map(|a| self.attachment_info(volume, a)).collect(),
         }
     }

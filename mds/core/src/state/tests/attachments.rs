@@ -4,11 +4,11 @@ use super::*;
 
 impl Cluster {
     fn attach(&mut self, gateway: &str, mode: AttachMode) -> Outcome {
-        self.ask(ControlRequest::Attach { name: name("v"), gateway: gateway.into(), mode, read_only: false })
+        self.ask(ControlRequest::Attach { name: disk("v"), gateway: gateway.into(), mode, read_only: false })
     }
 
     fn open(&mut self, gateway: &str, boot: u64) -> Result<AttachGrant, ControlError> {
-        let request = ControlRequest::OpenAttachment { name: name("v"), gateway: gateway.into(), boot: BootId(boot) };
+        let request = ControlRequest::OpenAttachment { name: disk("v"), gateway: gateway.into(), boot: BootId(boot) };
         match self.ask(request)? {
             ControlReply::Opened(grant) => Ok(grant),
             other => panic!("{other:?}"),
@@ -16,7 +16,7 @@ impl Cluster {
     }
 
     fn detach(&mut self, gateway: Option<&str>) -> Outcome {
-        self.ask(ControlRequest::Detach { name: name("v"), gateway: gateway.map(str::to_owned) })
+        self.ask(ControlRequest::Detach { name: disk("v"), gateway: gateway.map(str::to_owned) })
     }
 
     /// What a PG refuses once it has passed all barriers so far.
@@ -64,7 +64,7 @@ fn a_second_attachment_is_refused_unless_both_share() {
     assert!(cluster.attach("c", AttachMode::Exclusive).is_err());
     assert_eq!(cluster.show("v").expect("exists").attachments.len(), 2);
     assert!(matches!(
-        cluster.ask(ControlRequest::VolumeDelete { name: name("v") }),
+        cluster.ask(ControlRequest::VolumeDelete { name: name("v"), with_snapshots: false }),
         Err(ControlError::Attached { .. })
     ));
 }
@@ -74,7 +74,7 @@ fn a_shared_attachment_is_not_taken_for_one_of_the_other_kind() {
     let mut cluster = Cluster::with_volume(1, 1);
     let mut attach = |gateway: &str, read_only| {
         let (mode, gateway) = (AttachMode::Shared, gateway.to_owned());
-        cluster.ask(ControlRequest::Attach { name: name("v"), gateway, mode, read_only })
+        cluster.ask(ControlRequest::Attach { name: disk("v"), gateway, mode, read_only })
     };
     attach("a", false).expect("free");
     let refused = attach("a", true).expect_err("it would be written to").to_string();

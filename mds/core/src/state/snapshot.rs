@@ -1,0 +1,144 @@
+//! Snapshots: a name for the layer that was a volume's top. Taking one puts a new top on it; reverting puts a new top on it again, and gives up
+//! what nobody reads any more. Either way the stack is another one, and the barrier carries its revision to the PGs: once all have passed
+//! it, nothing of an older stack is written any more, and the snapshot is available.
+//! P1: a snapshot's layer is nobody's top. P2: a snapshot is available once the floor with its revision holds, and stays so.
+
+use super::layer::STACK_LAYERS_MAX;
+use super::volume::VolumeRecord;
+use super::{ClusterState, Outcome, exists, invalid, not_found};
+use ashlar_types::control::{ControlError, ControlReply, SnapshotInfo, SnapshotState};
+use ashlar_types::{DiskName, LayerId, Name, SnapshotId, StackRevision, VolumeId};
+use serde::{Deserialize, Serialize};
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct SnapshotRecord {
+    pub(super) id: SnapshotId,
+    pub(super) name: Name,
+    pub(super) layer: LayerId,
+    /// Bytes that the volume had.
+    pub(super) size: u64,
+    /// By the clock of who asked for it.
+    pub(super) taken_at: u64,
+    /// The first stack of the volume in which it is frozen.
+    pub(super) revision: StackRevision,
+}
+
+impl VolumeRecord {
+    /// P2
+    pub(super) fn snapshot_state(&self, snapshot: &SnapshotRecord) -> SnapshotState {
+        match snapshot.revision <= self.settled {
+            true => SnapshotState::Available,
+            false => SnapshotState::Creating,
+        }
+    }
+
+    pub(super) fn snapshot(&self, name: &Name) -> Result<&SnapshotRecord, ControlError> {
+        let disk = || DiskName { volume: self.name.clone(), snapshot: Some(name.clone()) };
+        self.snapshots.get(name).ok_or_else(|| not_found("snapshot", disk()))
+    }
+
+    pub(super) fn snapshot_by_id(&self, id: SnapshotId) -> &SnapshotRecord {
+        let found = self.snapshots.values().find(|snapshot| snapshot.id == id);
+        found.expect("an attached snapshot is not deleted")
+    }
+}
+
+impl ClusterState {
+    pub(super) fn snapshot_create(&mut self, volume: &Name, name: Name, taken_at: u64) -> Outcome {
+        let record = self.open_volume(volume)?;
+        if record.snapshots.contains_key(&name) {
+            return Err(exists("snapshot", DiskName { volume: volume.clone(), snapshot: Some(name) }));
+        }
+        if self.chain(record.top).count() >= STACK_LAYERS_MAX {
+            let most = format!("it has {STACK_LAYERS_MAX} layers, which is the most that one is made of");
+            return Err(invalid(format!("no more snapshots can be taken of volume {volume}: {most}")));
+        }
+        self.check_new_top(record)?;
+        let (volume, layer, size) = (record.id, record.top, record.size);
+        let revision = self.put_top(volume, layer);
+        let id = SnapshotId(self.next.snapshot);
+        self.next.snapshot += 1;
+        let snapshot = SnapshotRecord { id, name: name.clone(), layer, size, taken_at, revision };
+        let record = self.volumes.get_mut(&volume).expect("looked up above");
+        record.snapshots.insert(name.clone(), snapshot);
+        self.raise_floor(volume, |_| {});
+        let record = &self.volumes[&volume];
+        Ok(ControlReply::Snapshot(self.snapshot_info(record, &record.snapshots[&name])))
+    }
+
+    /// The volume is what its snapshot is. Newer snapshots stay as they are.
+    pub(super) fn volume_revert(&mut self, volume: &Name, snapshot: &Name, force: bool) -> Outcome {
+        let record = self.open_volume(volume)?;
+        let snapshot = record.snapshot(snapshot)?;
+        if record.snapshot_state(snapshot) == SnapshotState::Creating {
+            let state = "is still being created; revert to it when it is available";
+            return Err(invalid(format!("snapshot {volume}@{} {state}", snapshot.name)));
+        }
+        let holder = record.own_attachments().next();
+        if let Some(holder) = holder.filter(|_| !force) {
+            return Err(ControlError::Attached { name: volume.to_string(), holder: holder.gateway.clone() });
+        }
+        self.check_new_top(record)?;
+        let (id, layer, size) = (record.id, snapshot.layer, snapshot.size);
+        let used_before = self.layers_in_use(record);
+        self.put_top(id, layer);
+        let record = self.volumes.get_mut(&id).expect("looked up above");
+        record.size = size;
+        let used_now = self.layers_in_use(&self.volumes[&id]);
+        let record = self.volumes.get_mut(&id).expect("looked up above");
+        record.retiring.extend(used_before.difference(&used_now));
+        let ended: Vec<_> = record.own_attachments().map(|attachment| attachment.id).collect();
+        self.end_attachments(id, &ended);
+        self.raise_floor(id, |_| {});
+        Ok(ControlReply::Volume(self.volume_info(&self.volumes[&id])))
+    }
+
+    fn check_new_top(&self, volume: &VolumeRecord) -> Result<(), ControlError> {
+        if volume.stack_revision == StackRevision(u32::MAX) {
+            return Err(invalid(format!("volume {} has had all the stacks that can be counted", volume.name)));
+        }
+        self.check_room_for_layer(volume.pool)
+    }
+
+    /// Gives a volume a new, empty top. The caller has checked that it can, and raises the floor.
+    fn put_top(&mut self, volume: VolumeId, parent: LayerId) -> StackRevision {
+        let top = self.add_layer(volume, Some(parent));
+        let record = self.volumes.get_mut(&volume).expect("the caller looked it up");
+        record.top = top;
+        record.stack_revision = StackRevision(record.stack_revision.0 + 1);
+        record.stack_revision
+    }
+
+    pub(super) fn snapshot_show(&self, volume: &Name, name: &Name) -> Outcome {
+        let record = self.volume(volume)?;
+        Ok(ControlReply::Snapshot(self.snapshot_info(record, record.snapshot(name)?)))
+    }
+
+    /// In the order in which they were taken, volume by volume.
+    pub(super) fn snapshot_list(&self, volume: Option<&Name>) -> Outcome {
+        let volumes = match volume {
+            Some(name) => vec![self.volume(name)?],
+            None => self.volumes.values().collect(),
+        };
+        let mut infos = Vec::new();
+        for record in volumes {
+            let mut snapshots: Vec<&SnapshotRecord> = record.snapshots.values().collect();
+            snapshots.sort_by_key(|snapshot| snapshot.id);
+            infos.extend(snapshots.into_iter().map(|snapshot| self.snapshot_info(record, snapshot)));
+        }
+        Ok(ControlReply::Snapshots(infos))
+    }
+
+    fn snapshot_info(&self, volume: &VolumeRecord, snapshot: &SnapshotRecord) -> SnapshotInfo {
+        SnapshotInfo {
+            id: snapshot.id,
+            name: snapshot.name.clone(),
+            volume: volume.id,
+            volume_name: volume.name.clone(),
+            size: snapshot.size,
+            taken_at: snapshot.taken_at,
+            state: volume.snapshot_state(snapshot),
+            layers: self.stack(snapshot.layer),
+        }
+    }
+}
