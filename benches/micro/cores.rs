@@ -158,7 +158,7 @@ fn view() -> ClusterView {
 fn grant(size: u64) -> AttachGrant {
     AttachGrant {
         volume: VolumeId(1),
-        name: Name::new("disk").expect("a good name"),
+        name: Name::new("disk").expect("a good name").into(),
         attachment: AttachmentId(1),
         generation: Generation(1),
         session: SessionId(1),

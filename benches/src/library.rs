@@ -7,7 +7,7 @@ use crate::load::{self, Job, Outcome};
 use ashlar_client::{Cluster, Volume};
 use ashlar_types::control::{AttachMode, ControlReply, ControlRequest};
 use ashlar_types::view::ClusterView;
-use ashlar_types::{BLOCK_BYTES, BlockDevice, BootId, Name};
+use ashlar_types::{BLOCK_BYTES, BlockDevice, BootId, DiskName, Name};
 use ashlar_wire_control::ControlClient;
 use std::collections::VecDeque;
 use std::hash::{BuildHasher, Hasher, RandomState};
@@ -165,7 +165,7 @@ impl Attachments {
             let detach = |name: String| {
                 let (control, gateway) = (control.clone(), Some(self.gateway.clone()));
                 async move {
-                    let name = Name::new(&name).map_err(ashlar_client::OpenError::from)?;
+                    let name: DiskName = name.parse().map_err(ashlar_client::OpenError::from)?;
                     control.request(ControlRequest::Detach { name, gateway }).await?;
                     Ok::<(), BenchError>(())
                 }
@@ -191,7 +191,7 @@ async fn open_all(
     let open = |name: String| {
         let (cluster, control, gateway) = (cluster.clone(), control.clone(), gateway.to_owned());
         async move {
-            let name = Name::new(&name).map_err(ashlar_client::OpenError::from)?;
+            let name: DiskName = name.parse().map_err(ashlar_client::OpenError::from)?;
             let request =
                 ControlRequest::Attach { name: name.clone(), gateway: gateway.clone(), mode, read_only: false };
             control.request(request).await?;

@@ -4,8 +4,9 @@
 
 use super::cluster::Cluster;
 use super::connection::{Connection, LinkError, Open};
-use super::volume::Shared;
+use super::volume::{Shared, request_once};
 use crate::core::{ClientAction, ClientEvent, SessionProgress, VolumeClient};
+use ashlar_types::control::AttachGrant;
 use ashlar_types::view::ClusterView;
 use ashlar_types::{BlockError, BlockReply, BlockRequest, Completions, OsdId, Tick};
 use ashlar_wire::Message;
@@ -17,6 +18,7 @@ use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, Sleep};
 
 const COMMANDS_PER_BATCH: usize = 256;
@@ -47,6 +49,8 @@ pub(super) struct Engine {
     sleep: Pin<Box<Sleep>>,
     /// Whether `sleep` is to be waited for.
     armed: bool,
+    /// The question for the present stack, while it is under way.
+    asked: Option<JoinHandle<Option<AttachGrant>>>,
     closing: Option<(Instant, oneshot::Sender<SessionProgress>)>,
     /// Nobody can submit any more.
     abandoned: bool,
@@ -74,6 +78,7 @@ impl Engine {
             wake_at: None,
             sleep: Box::pin(tokio::time::sleep_until(started)),
             armed: false,
+            asked: None,
             closing: None,
             abandoned: false,
         }
@@ -94,6 +99,8 @@ impl Engine {
             let mut busy = self.poll_commands(cx);
             busy |= self.poll_connections(cx);
             busy |= self.poll_clock(cx);
+            // Behind those whose steps may ask, so that a new question is polled before the task sleeps.
+            busy |= self.poll_stack(cx);
             busy |= self.flush(cx);
             if self.is_over() {
                 return Poll::Ready(());
@@ -203,6 +210,37 @@ impl Engine {
         self.armed
     }
 
+    fn poll_stack(&mut self, cx: &mut Context<'_>) -> bool {
+        let Some(asked) = &mut self.asked else { return false };
+        let Poll::Ready(answer) = Pin::new(asked).poll(cx) else { return false };
+        self.asked = None;
+        // What did not come, the core asks for again.
+        if let Ok(Some(grant)) = answer {
+            let AttachGrant { stack_revision: revision, layers, .. } = grant;
+            tracing::debug!(volume = %self.shared.name, %revision, layers = layers.len(), "another stack");
+            self.step(ClientEvent::Stack { revision, layers });
+        }
+        true
+    }
+
+    /// In a task of its own: the metadata service may take its time, and requests to other blocks go on. One at a time.
+    fn ask_for_stack(&mut self) {
+        if self.asked.is_some() {
+            return;
+        }
+        let (cluster, shared) = (self.cluster.clone(), self.shared.clone());
+        self.asked = Some(tokio::spawn(async move {
+            match request_once(&cluster, &shared.name, &shared.holder).await {
+                // Of another session it says nothing about this one, which has ended.
+                Ok(grant) => grant.filter(|grant| grant.session == shared.session),
+                Err(error) => {
+                    tracing::debug!(volume = %shared.name, %error, "no newer stack");
+                    None
+                }
+            }
+        }));
+    }
+
     /// True if a connection broke, which the core has to hear of now.
     fn flush(&mut self, cx: &mut Context<'_>) -> bool {
         let mut broken = Vec::new();
@@ -261,6 +299,7 @@ impl Engine {
             }
             ClientAction::Complete(key, result) => self.waiting.complete(key, result),
             ClientAction::WantView => self.cluster.want_view(),
+            ClientAction::WantStack => self.ask_for_stack(),
             ClientAction::WakeAt(at) => {
                 self.wake_at = Some(at);
                 self.arm();
@@ -298,6 +337,9 @@ impl Engine {
 impl Drop for Engine {
     /// A runtime that is shut down drops the task wherever it is.
     fn drop(&mut self) {
+        if let Some(asked) = self.asked.take() {
+            asked.abort();
+        }
         self.refuse_the_rest();
     }
 }

@@ -1,14 +1,14 @@
-//! The volumes of one gateway process, by name. Connections to one volume share its session; it is closed when the last of them
+//! The volumes and snapshots of one gateway process, by name. Connections to one volume share its session; it is closed when the last of them
 //! has been gone for a while, and opened again with the numbers it had not used.
 //!
 //! G1: at most one session of a volume is open. G2: a session number is never served from its beginning twice (R10).
 
 use super::cluster::{Cluster, wrong_answer};
 use super::control::Control;
-use super::volume::{OpenError, Volume, request_grant};
+use super::volume::{Holder, OpenError, Volume, request_grant};
 use crate::core::{ClientLimits, SessionProgress};
 use ashlar_types::control::{AttachmentInfo, ControlReply, ControlRequest};
-use ashlar_types::{BlockDevice, BlockRequest, BootId, Completions, DeviceInfo, Name, SessionId};
+use ashlar_types::{BlockDevice, BlockRequest, BootId, Completions, DeviceInfo, DiskName, SessionId};
 use ashlar_wire_control::ControlClientError;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -48,11 +48,9 @@ pub struct Gateway {
 
 struct Inner {
     cluster: Cluster,
-    /// Its name in the cluster.
-    id: String,
-    boot: BootId,
+    holder: Holder,
     options: GatewayOptions,
-    slots: Mutex<BTreeMap<Name, Arc<Slot>>>,
+    slots: Mutex<BTreeMap<DiskName, Arc<Slot>>>,
     ending: AtomicBool,
 }
 
@@ -97,7 +95,8 @@ impl Gateway {
     ) -> Result<Gateway, ControlClientError> {
         let cluster = Cluster::connect(control).await?;
         let (slots, ending) = (Mutex::new(BTreeMap::new()), AtomicBool::new(false));
-        Ok(Gateway { inner: Arc::new(Inner { cluster, id, boot, options, slots, ending }) })
+        let holder = Holder { gateway: id, boot };
+        Ok(Gateway { inner: Arc::new(Inner { cluster, holder, options, slots, ending }) })
     }
 
     pub fn cluster(&self) -> &Cluster {
@@ -106,17 +105,17 @@ impl Gateway {
 
     /// The attachments that this gateway may serve.
     pub async fn list(&self) -> Result<Vec<AttachmentInfo>, ControlClientError> {
-        let request = ControlRequest::AttachmentList { gateway: Some(self.inner.id.clone()) };
+        let request = ControlRequest::AttachmentList { gateway: Some(self.inner.holder.gateway.clone()) };
         match self.inner.cluster.control().request(request).await? {
             ControlReply::Attachments(attachments) => Ok(attachments),
             _ => Err(wrong_answer("attachments")),
         }
     }
 
-    /// One connection's use of a volume, until it is dropped. Asks the metadata service each time, so that a size is up to
+    /// One connection's use of `VOLUME` or `VOLUME@SNAPSHOT`, until it is dropped. Asks the metadata service each time, so that a size is up to
     /// date and an attachment that is gone isn't served; while that can't be reached, what is open stays in use.
     pub async fn open(&self, name: &str) -> Result<Arc<OpenVolume>, OpenError> {
-        let name = Name::new(name)?;
+        let name: DiskName = name.parse()?;
         let slot = SlotUse::new(&self.inner, &name);
         if let Some(open) = self.share_open(&slot.slot, &name).await {
             return Ok(open);
@@ -126,13 +125,13 @@ impl Gateway {
 
     /// What is open already, unless it is lost, or the metadata service says anything else of it. Nobody waits for another
     /// here: all connections of a volume may come back at a time, when that service doesn't answer.
-    async fn share_open(&self, slot: &Arc<Slot>, name: &Name) -> Option<Arc<OpenVolume>> {
+    async fn share_open(&self, slot: &Arc<Slot>, name: &DiskName) -> Option<Arc<OpenVolume>> {
         let volume = slot.lock().volume.clone()?;
         if volume.is_fenced() {
             return None;
         }
-        let Inner { cluster, id, boot, options, .. } = &*self.inner;
-        let grant = request_grant(cluster, name, id, *boot, options.renew_patience);
+        let Inner { cluster, holder, options, .. } = &*self.inner;
+        let grant = request_grant(cluster, name, holder, options.renew_patience);
         match tokio::time::timeout(options.renew_patience, grant).await {
             Ok(Ok(grant)) if grant.session == volume.session() => volume.resize(grant.size),
             Ok(Err(OpenError::Control { .. })) | Err(_) => {}
@@ -148,14 +147,14 @@ impl Gateway {
         Some(Arc::new(OpenVolume { volume, slot: slot.clone(), options: *options }))
     }
 
-    async fn open_in(&self, slot: &Arc<Slot>, name: Name) -> Result<Arc<OpenVolume>, OpenError> {
+    async fn open_in(&self, slot: &Arc<Slot>, name: DiskName) -> Result<Arc<OpenVolume>, OpenError> {
         let _changing = slot.changing.lock().await;
         if self.inner.ending.load(Ordering::Acquire) {
             return Err(OpenError::ShuttingDown);
         }
         let open = slot.lock().volume.clone();
-        let Inner { cluster, id, boot, options, .. } = &*self.inner;
-        let grant = match (request_grant(cluster, &name, id, *boot, options.open_patience).await, open) {
+        let Inner { cluster, holder, options, .. } = &*self.inner;
+        let grant = match (request_grant(cluster, &name, holder, options.open_patience).await, open) {
             (Ok(grant), Some(volume)) if volume.session() == grant.session => {
                 if volume.is_fenced() {
                     return Err(OpenError::Fenced { name });
@@ -172,7 +171,7 @@ impl Gateway {
         };
         let used = slot.lock().used.filter(|(session, _)| *session == grant.session);
         let progress = used.map_or_else(SessionProgress::default, |(_, progress)| progress);
-        let volume = Volume::start(cluster, grant, options.limits, progress);
+        let volume = Volume::start(cluster, grant, holder.clone(), options.limits, progress);
         let mut state = slot.lock();
         // Connections to a session that is over keep it until they go; it has nothing more to do.
         state.volume = Some(volume.clone());
@@ -203,12 +202,12 @@ impl Gateway {
 
 impl std::fmt::Debug for Gateway {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Gateway").field("id", &self.inner.id).field("boot", &self.inner.boot).finish_non_exhaustive()
+        f.debug_struct("Gateway").field("holder", &self.inner.holder).finish_non_exhaustive()
     }
 }
 
 impl Inner {
-    fn slots(&self) -> MutexGuard<'_, BTreeMap<Name, Arc<Slot>>> {
+    fn slots(&self) -> MutexGuard<'_, BTreeMap<DiskName, Arc<Slot>>> {
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -217,12 +216,12 @@ impl Inner {
 /// one that uses a slot takes it away if nothing came of it.
 struct SlotUse {
     inner: Arc<Inner>,
-    name: Name,
+    name: DiskName,
     slot: Arc<Slot>,
 }
 
 impl SlotUse {
-    fn new(inner: &Arc<Inner>, name: &Name) -> SlotUse {
+    fn new(inner: &Arc<Inner>, name: &DiskName) -> SlotUse {
         let slot = inner.slots().entry(name.clone()).or_default().clone();
         SlotUse { inner: inner.clone(), name: name.clone(), slot }
     }
@@ -265,7 +264,7 @@ pub struct OpenVolume {
 }
 
 impl OpenVolume {
-    pub fn name(&self) -> &Name {
+    pub fn name(&self) -> &DiskName {
         self.volume.name()
     }
 

@@ -1,11 +1,12 @@
-//! A volume that this process has attached, as a disk.
+//! A volume, or a snapshot of one, that this process has attached, as a disk.
 
 use super::cluster::{Cluster, wrong_answer};
 use super::engine::{Command, Engine};
 use crate::core::{ClientLimits, SessionProgress, VolumeClient};
 use ashlar_types::control::{AttachGrant, ControlError, ControlReply, ControlRequest};
 use ashlar_types::{
-    BlockDevice, BlockError, BlockRequest, BootId, Completions, DeviceInfo, Name, NameError, SessionId, format_bytes,
+    BlockDevice, BlockError, BlockRequest, BootId, Completions, DeviceInfo, DiskName, NameError, SessionId,
+    format_bytes,
 };
 use ashlar_wire_control::ControlClientError;
 use std::sync::Arc;
@@ -23,31 +24,45 @@ pub enum OpenError {
     #[error("{0}")]
     Name(#[from] NameError),
     /// There is no such volume, or it isn't attached to this gateway.
-    #[error("volume {name} is not attached to gateway {gateway}: {reason}")]
-    NotAttached { name: Name, gateway: String, reason: ControlError },
+    #[error("{} is not attached to gateway {gateway}: {reason}", called(.name))]
+    NotAttached { name: DiskName, gateway: String, reason: ControlError },
     /// Its older holder isn't fenced yet; maybe later.
-    #[error("volume {name} is still being taken over: waiting for {waiting_for}")]
-    Fencing { name: Name, waiting_for: String },
+    #[error("{} is still being taken over: waiting for {waiting_for}", called(.name))]
+    Fencing { name: DiskName, waiting_for: String },
     /// This process had it and lost it, and was not given it anew.
-    #[error("volume {name} was fenced here: it was taken over or deleted; attach it again to use it")]
-    Fenced { name: Name },
-    #[error("volume {name}: {reason}")]
-    Refused { name: Name, reason: ControlError },
-    #[error("volume {name}: {source}")]
-    Control { name: Name, source: ControlClientError },
+    #[error("{} was fenced here: it was taken over or deleted; attach it again to use it", called(.name))]
+    Fenced { name: DiskName },
+    #[error("{}: {reason}", called(.name))]
+    Refused { name: DiskName, reason: ControlError },
+    #[error("{}: {source}", called(.name))]
+    Control { name: DiskName, source: ControlClientError },
     #[error("the gateway is shutting down")]
     ShuttingDown,
+}
+
+fn called(name: &DiskName) -> String {
+    let kind = if name.snapshot.is_some() { "snapshot" } else { "volume" };
+    format!("{kind} {name}")
+}
+
+/// Who asks for attachments: a process of a gateway.
+#[derive(Clone, Debug)]
+pub(super) struct Holder {
+    /// The gateway's name in the cluster.
+    pub(super) gateway: String,
+    pub(super) boot: BootId,
 }
 
 /// What the engine tells those who hold the volume.
 #[derive(Debug)]
 pub(super) struct Shared {
-    pub(super) name: Name,
+    pub(super) name: DiskName,
+    pub(super) holder: Holder,
     /// Bytes.
     pub(super) size: AtomicU64,
     pub(super) fenced: AtomicBool,
     read_only: bool,
-    session: SessionId,
+    pub(super) session: SessionId,
 }
 
 /// A volume's session. When the last handle is dropped, the session ends with it, and requests under way fail; so end with
@@ -59,24 +74,26 @@ pub struct Volume {
 }
 
 impl Volume {
-    /// Opens the volume that is attached to `gateway`. `boot` is of this process; the same one may open a volume a second time only
+    /// Opens what is attached to `gateway`. `boot` is of this process; the same one may open a volume a second time only
     /// through a [`Gateway`](super::Gateway), which knows which numbers the session has used. Waits for a takeover for up to
     /// `patience`.
     pub async fn open(
         cluster: &Cluster,
-        name: &Name,
+        name: &DiskName,
         gateway: &str,
         boot: BootId,
         patience: Duration,
     ) -> Result<Arc<Volume>, OpenError> {
-        let grant = request_grant(cluster, name, gateway, boot, patience).await?;
-        Ok(Volume::start(cluster, grant, ClientLimits::default(), SessionProgress::default()))
+        let holder = Holder { gateway: gateway.to_owned(), boot };
+        let grant = request_grant(cluster, name, &holder, patience).await?;
+        Ok(Volume::start(cluster, grant, holder, ClientLimits::default(), SessionProgress::default()))
     }
 
     /// Serves a grant, from where an earlier session of the same number in this process has ended.
     pub(super) fn start(
         cluster: &Cluster,
         grant: AttachGrant,
+        holder: Holder,
         limits: ClientLimits,
         progress: SessionProgress,
     ) -> Arc<Volume> {
@@ -87,6 +104,7 @@ impl Volume {
         );
         let shared = Arc::new(Shared {
             name: grant.name.clone(),
+            holder,
             size: AtomicU64::new(size),
             fenced: AtomicBool::new(false),
             read_only: grant.read_only,
@@ -100,7 +118,7 @@ impl Volume {
         Arc::new(Volume { shared, commands })
     }
 
-    pub fn name(&self) -> &Name {
+    pub fn name(&self) -> &DiskName {
         &self.shared.name
     }
 
@@ -113,7 +131,7 @@ impl Volume {
         self.shared.fenced.load(Ordering::Acquire)
     }
 
-    /// The volume was extended. A size that is smaller is older, since volumes only grow.
+    /// The volume was extended. A size that is smaller is older: within a session volumes only grow, since who reverts one ends its sessions.
     pub fn resize(&self, size: u64) {
         if size > self.shared.size.load(Ordering::Acquire) {
             // First, so that it stands in the queue before any request of who has seen the new size. Fails when the engine has
@@ -139,7 +157,7 @@ impl BlockDevice for Volume {
         DeviceInfo {
             size,
             read_only: self.shared.read_only,
-            description: format!("Ashlar volume {}, {}", self.shared.name, format_bytes(size)),
+            description: format!("Ashlar {}, {}", called(&self.shared.name), format_bytes(size)),
         }
     }
 
@@ -152,20 +170,31 @@ impl BlockDevice for Volume {
     }
 }
 
+/// `None`: it was answered with something else.
+pub(super) async fn request_once(
+    cluster: &Cluster,
+    name: &DiskName,
+    holder: &Holder,
+) -> Result<Option<AttachGrant>, ControlClientError> {
+    let Holder { gateway, boot } = holder.clone();
+    match cluster.control().request(ControlRequest::OpenAttachment { name: name.clone(), gateway, boot }).await? {
+        ControlReply::Opened(grant) if !grant.layers.is_empty() => Ok(Some(grant)),
+        _ => Ok(None),
+    }
+}
+
 /// Asks for the attachment until its older holder is fenced.
 pub(super) async fn request_grant(
     cluster: &Cluster,
-    name: &Name,
-    gateway: &str,
-    boot: BootId,
+    name: &DiskName,
+    holder: &Holder,
     patience: Duration,
 ) -> Result<AttachGrant, OpenError> {
     let deadline = Instant::now() + patience;
     loop {
-        let request = ControlRequest::OpenAttachment { name: name.clone(), gateway: gateway.to_owned(), boot };
-        let refusal = match cluster.control().request(request).await {
-            Ok(ControlReply::Opened(grant)) if !grant.layers.is_empty() => return Ok(grant),
-            Ok(_) => return Err(OpenError::Control { name: name.clone(), source: wrong_answer("a grant") }),
+        let refusal = match request_once(cluster, name, holder).await {
+            Ok(Some(grant)) => return Ok(grant),
+            Ok(None) => return Err(OpenError::Control { name: name.clone(), source: wrong_answer("a grant") }),
             Err(ControlClientError::Refused(refusal)) => refusal,
             Err(source) => return Err(OpenError::Control { name: name.clone(), source }),
         };
@@ -178,7 +207,7 @@ pub(super) async fn request_grant(
         return Err(match refusal {
             ControlError::Fencing { waiting_for } => OpenError::Fencing { name, waiting_for },
             reason @ (ControlError::NotFound { .. } | ControlError::Attached { .. }) => {
-                OpenError::NotAttached { name, gateway: gateway.to_owned(), reason }
+                OpenError::NotAttached { name, gateway: holder.gateway.clone(), reason }
             }
             reason => OpenError::Refused { name, reason },
         });

@@ -5,8 +5,8 @@ use ashlar_types::control::{AttachGrant, ControlError, ControlReply, ControlRequ
 use ashlar_types::view::{ClusterView, OsdInfo, PgConfig, PoolInfo};
 use ashlar_types::{
     AttachmentId, BLOCK_BYTES, BlockDevice, BlockError, BlockIndex, BlockOp, BlockRange, BlockReply, BlockRequest,
-    BootId, ChunkIndex, ClusterId, Completions, Crc, Epoch, Generation, LayerId, Name, OpNumber, OsdId, PgId, PoolId,
-    Revision, SessionId, StackRevision, VolumeId,
+    BootId, ChunkIndex, ClusterId, Completions, Crc, DiskName, Epoch, Generation, LayerId, OpNumber, OsdId, PgId,
+    PoolId, Revision, SessionId, StackRevision, VolumeId,
 };
 use ashlar_wire::{Decoder, HelloReply, HelloStatus, IoKind, IoReply, IoRequest, IoStatus, Message, PeerHello, encode};
 use ashlar_wire_control::ControlClientError;
@@ -22,8 +22,8 @@ use tokio::sync::{mpsc, oneshot};
 pub const CLUSTER: ClusterId = ClusterId(77);
 const POOL: PoolId = PoolId(1);
 
-pub fn name() -> Name {
-    Name::new("disk").expect("a good name")
+pub fn name() -> DiskName {
+    "disk".parse().expect("a good name")
 }
 
 pub fn grant(session: u64, size: u64) -> AttachGrant {
