@@ -1,10 +1,11 @@
 //! The command line: its spelling, which other people's scripts rely on, and nothing else.
 
 use crate::down::STOP_SECONDS;
+use crate::error::CliError;
 use crate::place::Place;
 use ashlar_chaos::{Aim, Plant};
 use ashlar_types::scrub::ScrubTarget;
-use ashlar_types::{ChunkId, ChunkIndex, LayerId, Name, OsdId, PgId, PoolId, parse_size};
+use ashlar_types::{ChunkId, ChunkIndex, DiskName, LayerId, Name, OsdId, PgId, PoolId, parse_size};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 
@@ -46,6 +47,9 @@ pub enum Command {
     /// Volumes: the disks that machines attach
     #[command(subcommand)]
     Volume(VolumeCommand),
+    /// Snapshots: what volumes held at a moment, named VOLUME@SNAPSHOT
+    #[command(subcommand)]
+    Snapshot(SnapshotCommand),
     /// Compare the copies of what is stored, and repair what is damaged
     Scrub(ScrubArgs),
     /// Where the time of requests goes, in each OSD and in all of them
@@ -205,10 +209,18 @@ pub enum VolumeCommand {
         #[arg(value_parser = name)]
         name: Name,
     },
-    /// Delete a volume and its data; refused while it is attached
+    /// Draw the layers of a volume, or of all, and which snapshots they are
+    Tree {
+        #[arg(value_parser = name)]
+        name: Option<Name>,
+    },
+    /// Delete a volume and its data; refused while it is attached or has snapshots
     Delete {
         #[arg(value_parser = name)]
         name: Name,
+        /// Its snapshots too
+        #[arg(long)]
+        snapshots: bool,
     },
     /// Make a volume larger
     Extend {
@@ -218,22 +230,82 @@ pub enum VolumeCommand {
         #[arg(long, value_parser = size, allow_hyphen_values = true)]
         size: u64,
     },
-    /// Give a volume to a gateway and print how to reach it
+    /// Give a volume, or VOLUME@SNAPSHOT to read, to a gateway and print how to reach it
     Attach(AttachArgs),
-    /// Take a volume from the gateway that serves it
+    /// Take a volume, or VOLUME@SNAPSHOT, from the gateway that serves it
     Detach {
-        #[arg(value_parser = name)]
-        name: Name,
+        #[arg(value_parser = disk)]
+        name: DiskName,
         /// Only from this one [default: from all]
         #[arg(long)]
         gateway: Option<String>,
     },
 }
 
+/// What a snapshot is waited for by default, as a takeover is.
+const SNAPSHOT_SECONDS: u64 = 60;
+
+#[derive(Debug, Subcommand)]
+pub enum SnapshotCommand {
+    /// Keep what a volume holds now, attached or not; returns when nothing can change the snapshot any more
+    Create {
+        #[command(flatten)]
+        snapshot: SnapshotArg,
+        /// How long that is waited for
+        #[arg(long, value_name = "SECONDS", default_value_t = SNAPSHOT_SECONDS, value_parser = clap::value_parser!(u64).range(..=TIMEOUT_SECONDS_MAX))]
+        timeout: u64,
+    },
+    /// List the snapshots of a volume, or of all
+    List {
+        #[arg(value_parser = name)]
+        volume: Option<Name>,
+    },
+    /// Everything about one snapshot
+    Show {
+        #[command(flatten)]
+        snapshot: SnapshotArg,
+    },
+    /// Make a volume what its snapshot is; what was written since is lost
+    Revert {
+        #[command(flatten)]
+        snapshot: SnapshotArg,
+        /// Take the volume from whoever has it: nothing they still send is carried out
+        #[arg(long)]
+        force: bool,
+    },
+}
+
+/// A snapshot, as VOLUME@SNAPSHOT or in two words.
+#[derive(Debug, Args)]
+pub struct SnapshotArg {
+    /// VOLUME@SNAPSHOT, or VOLUME followed by SNAPSHOT
+    #[arg(value_name = "VOLUME[@SNAPSHOT]", value_parser = disk)]
+    pub disk: DiskName,
+    #[arg(value_name = "SNAPSHOT", value_parser = name)]
+    pub name: Option<Name>,
+}
+
+impl SnapshotArg {
+    /// The volume and the snapshot of it.
+    pub fn resolve(&self) -> Result<(Name, Name), CliError> {
+        let volume = self.disk.volume.clone();
+        match (self.disk.snapshot.clone(), self.name.clone()) {
+            (Some(snapshot), None) | (None, Some(snapshot)) => Ok((volume, snapshot)),
+            (None, None) => {
+                Err(CliError::Conflict { what: format!("which snapshot of {volume}? name it {volume}@NAME") })
+            }
+            (Some(snapshot), Some(name)) => {
+                let what = format!("{volume}@{snapshot} names a snapshot already; {name} is one name too many");
+                Err(CliError::Conflict { what })
+            }
+        }
+    }
+}
+
 #[derive(Debug, Args)]
 pub struct AttachArgs {
-    #[arg(value_parser = name)]
-    pub name: Name,
+    #[arg(value_parser = disk)]
+    pub name: DiskName,
     /// Over NBD; so far the only way, and the default
     #[arg(long)]
     pub nbd: bool,
@@ -399,6 +471,10 @@ fn name(text: &str) -> Result<Name, ashlar_types::NameError> {
     Name::new(text)
 }
 
+fn disk(text: &str) -> Result<DiskName, ashlar_types::NameError> {
+    text.parse()
+}
+
 /// What clap says of a mistake, without the usage that it adds, in one line.
 pub fn first_paragraph(text: &str) -> String {
     let lines = text.lines().map(str::trim).take_while(|line| !line.is_empty());
@@ -448,6 +524,17 @@ mod tests {
             "ashlar volume attach v --nbd",
             "ashlar volume attach v --force --read-only --gateway g",
             "ashlar volume detach v",
+            "ashlar volume attach v@s",
+            "ashlar volume detach v@s --gateway g",
+            "ashlar volume delete v --snapshots",
+            "ashlar volume tree",
+            "ashlar volume tree v --json",
+            "ashlar snapshot create v s",
+            "ashlar snapshot create v@s --timeout 5",
+            "ashlar snapshot list",
+            "ashlar snapshot list v --json",
+            "ashlar snapshot show v@s",
+            "ashlar snapshot revert v@s --force",
             "ashlar scrub",
             "ashlar scrub --deep --wait --json",
             "ashlar scrub --pool p --wait",
@@ -479,6 +566,9 @@ mod tests {
         assert!(mistake("ashlar chaos sim --seeds 0").contains("'0'"));
         assert!(mistake("ashlar osd kill x").contains("'x'"));
         assert!(mistake("ashlar vol").contains("'vol'"));
+        assert!(mistake("ashlar snapshot create v@").contains("name"));
+        assert!(mistake("ashlar volume attach v@s@t").contains("a name takes letters"));
+        assert!(mistake("ashlar volume extend v@s --size 1G").contains("a name takes letters"));
         assert!(mistake("ashlar scrub --pg 7").contains("pg.POOL.INDEX"));
         assert!(mistake("ashlar scrub --pg pg.1.0 --osd 2").contains("--osd"));
         assert!(mistake("ashlar scrub --cancel --deep").contains("--deep"));

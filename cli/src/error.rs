@@ -64,6 +64,11 @@ pub enum CliError {
         waited.as_secs()
     )]
     NotFenced { name: String, done: &'static str, waited: Duration, pgs: String },
+    #[error(
+        "snapshot {name} is taken, but after {} s it may still change: waiting for {pgs}; `ashlar snapshot show {name}` says when it is available",
+        waited.as_secs()
+    )]
+    NotAvailable { name: String, waited: Duration, pgs: String },
     #[error(transparent)]
     Osd(#[from] ashlar_osd::OsdError),
     #[error(transparent)]

@@ -50,26 +50,26 @@ async fn known_gateways(control: &Control) -> Result<String, CliError> {
 /// The metadata service says who has the volume. Whether the gateway serves it, the gateway itself is asked, as a client would: one of
 /// this machine must; from elsewhere its address may mean somebody else, or nobody.
 async fn wait_until_served(control: &Control, attachment: &AttachmentInfo, is_ours: bool) -> Result<(), CliError> {
-    let name = &attachment.volume_name;
+    let name = &attachment.name;
     barrier::wait_until_passed(control, name, attachment.volume, "attached").await?;
-    let (address, volume) = (&attachment.nbd_address, name.as_str());
-    let failed = |reason| CliError::Gateway { address: address.clone(), volume: volume.to_owned(), reason };
+    let (address, export) = (&attachment.nbd_address, name.to_string());
+    let failed = |reason| CliError::Gateway { address: address.clone(), volume: export.clone(), reason };
     if address.is_empty() {
         let gateway = &attachment.gateway;
         return Err(failed(format!("gateway {gateway:?} has not started yet; it serves the volume when it does")));
     }
     if is_ours {
-        let served = nbd_probe::wait_for_export(address, volume, PATIENCE).await;
+        let served = nbd_probe::wait_for_export(address, &export, PATIENCE).await;
         return served.map_err(|error| failed(error.to_string()));
     }
-    if let Err(error) = nbd_probe::ask_within(address, volume, ELSEWHERE_PATIENCE).await {
-        note(&format!("volume {name} is attached; from here its gateway at {address} can't be asked: {error}"));
+    if let Err(error) = nbd_probe::ask_within(address, &export, ELSEWHERE_PATIENCE).await {
+        note(&format!("{name} is attached; from here its gateway at {address} can't be asked: {error}"));
     }
     Ok(())
 }
 
 fn describe(attachment: &AttachmentInfo) -> Output {
-    let name = &attachment.volume_name;
+    let name = &attachment.name;
     let tcp = format!("nbd://{}/{name}", attachment.nbd_address);
     let unix = format!("nbd+unix:///{name}?socket={}", percent_encode(&attachment.nbd_socket));
     let mut value = attachment_json(attachment);

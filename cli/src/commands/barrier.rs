@@ -2,7 +2,8 @@
 
 use crate::control::Control;
 use crate::error::CliError;
-use ashlar_types::{Name, VolumeId};
+use crate::health::name_some;
+use ashlar_types::{DiskName, VolumeId};
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -15,18 +16,23 @@ const PAUSE: Duration = Duration::from_millis(10);
 /// carries it. Until then a gateway that lives may still write. `done` says what was asked for, for the error.
 pub async fn wait_until_passed(
     control: &Control,
-    name: &Name,
+    name: &DiskName,
     volume: VolumeId,
     done: &'static str,
 ) -> Result<(), CliError> {
     let deadline = Instant::now() + PATIENCE;
     loop {
-        let view = control.view().await?;
-        let Some(barrier) = view.barriers.iter().find(|barrier| barrier.volume == volume) else { return Ok(()) };
+        let Some(pgs) = pending(control, volume).await? else { return Ok(()) };
         if Instant::now() >= deadline {
-            let pgs = barrier.pgs.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
             return Err(CliError::NotFenced { name: name.to_string(), done, waited: PATIENCE, pgs });
         }
         tokio::time::sleep(PAUSE).await;
     }
+}
+
+/// The PGs that have not passed the volume's barrier; `None` when all have.
+pub async fn pending(control: &Control, volume: VolumeId) -> Result<Option<String>, CliError> {
+    let view = control.view().await?;
+    let barrier = view.barriers.iter().find(|barrier| barrier.volume == volume);
+    Ok(barrier.map(|barrier| name_some(barrier.pgs.iter().copied())))
 }

@@ -10,5 +10,8 @@ pub mod osd;
 pub mod perf;
 pub mod pool;
 pub mod scrub;
+pub mod snapshot;
 pub mod status;
+mod time;
+mod tree;
 pub mod volume;

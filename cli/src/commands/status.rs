@@ -74,7 +74,7 @@ fn for_people(facts: &Facts) -> String {
     let bytes: u64 = facts.volumes.iter().map(|volume| volume.size).sum();
     let _ = writeln!(text, "\nvolumes  {}, {} in all", facts.volumes.len(), format_bytes(bytes));
     for attachment in attachments(&facts.volumes) {
-        let _ = writeln!(text, "         {}: {}", attachment.volume_name, describe_attachment(attachment));
+        let _ = writeln!(text, "         {}: {}", attachment.name, describe_attachment(attachment));
     }
     for problem in &facts.problems {
         let _ =

@@ -1,12 +1,12 @@
 //! `ashlar volume`, but for `attach` and `detach`.
 
-use super::{attach, detach};
+use super::{attach, detach, snapshot, tree};
 use crate::args::VolumeCommand;
 use crate::control::Control;
 use crate::error::CliError;
 use crate::output::{Output, Table};
 use crate::place::Place;
-use ashlar_types::control::{AttachmentInfo, ControlReply, ControlRequest, VolumeInfo, VolumeState};
+use ashlar_types::control::{AttachmentInfo, ControlReply, ControlRequest, SnapshotInfo, VolumeInfo, VolumeState};
 use ashlar_types::format_bytes;
 use serde_json::{Value, json};
 use std::fmt::Write as _;
@@ -24,7 +24,8 @@ pub async fn run(control: &Control, place: &Place, command: VolumeCommand) -> Re
             let volumes = control.volumes().await?;
             let mut table = Table::new(&["NAME", "SIZE", "POOL", "STATE", "GATEWAYS"]);
             for volume in &volumes {
-                let gateways: Vec<&str> = volume.attachments.iter().map(|a| a.gateway.as_str()).collect();
+                let own = volume.attachments.iter().filter(|a| a.name.snapshot.is_none());
+                let gateways: Vec<&str> = own.map(|a| a.gateway.as_str()).collect();
                 let (size, state) = (format_bytes(volume.size), state_word(volume.state).to_owned());
                 table.row([volume.name.to_string(), size, volume.pool_name.to_string(), state, gateways.join(",")]);
             }
@@ -32,10 +33,14 @@ pub async fn run(control: &Control, place: &Place, command: VolumeCommand) -> Re
         }
         VolumeCommand::Show { name } => {
             let volume = ask_volume(control, "volume show", ControlRequest::VolumeShow { name }).await?;
-            Ok(Output::new(describe(&volume), volume_json(&volume)))
+            let snapshots = snapshot::list(control, Some(volume.name.clone())).await?;
+            let mut value = volume_json(&volume);
+            value["snapshots"] = snapshots.iter().map(snapshot::snapshot_json).collect();
+            Ok(Output::new(describe(&volume, &snapshots), value))
         }
-        VolumeCommand::Delete { name } => {
-            control.ask(ControlRequest::VolumeDelete { name: name.clone() }).await?;
+        VolumeCommand::Tree { name } => tree::run(control, name).await,
+        VolumeCommand::Delete { name, snapshots: with_snapshots } => {
+            control.ask(ControlRequest::VolumeDelete { name: name.clone(), with_snapshots }).await?;
             Ok(Output::new(format!("volume {name} deleted"), json!({ "name": name, "deleted": true })))
         }
         VolumeCommand::Extend { name, size } => {
@@ -68,7 +73,7 @@ fn state_word(state: VolumeState) -> &'static str {
     }
 }
 
-fn describe(volume: &VolumeInfo) -> String {
+fn describe(volume: &VolumeInfo, snapshots: &[SnapshotInfo]) -> String {
     let mut text = String::new();
     let _ = writeln!(text, "name        {}", volume.name);
     let _ = writeln!(text, "id          {}", volume.id);
@@ -77,8 +82,12 @@ fn describe(volume: &VolumeInfo) -> String {
     let _ = writeln!(text, "state       {}", state_word(volume.state));
     let layers: Vec<String> = volume.layers.iter().map(ToString::to_string).collect();
     let _ = writeln!(text, "layers      {}", layers.join(", "));
+    for snapshot in snapshots {
+        let _ = writeln!(text, "snapshot    {}", snapshot::describe_briefly(snapshot));
+    }
     for attachment in &volume.attachments {
-        let _ = writeln!(text, "attachment  {}", describe_attachment(attachment));
+        let of = attachment.name.snapshot.as_ref().map_or_else(String::new, |_| format!("{}: ", attachment.name));
+        let _ = writeln!(text, "attachment  {of}{}", describe_attachment(attachment));
     }
     text
 }
@@ -111,7 +120,8 @@ pub fn volume_json(volume: &VolumeInfo) -> Value {
 pub fn attachment_json(attachment: &AttachmentInfo) -> Value {
     json!({
         "id": attachment.id.0,
-        "volume": attachment.volume_name,
+        "volume": attachment.name.volume,
+        "snapshot": attachment.name.snapshot,
         "gateway": attachment.gateway,
         "generation": attachment.generation.0,
         "shared": attachment.shared,

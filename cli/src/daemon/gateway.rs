@@ -9,7 +9,7 @@ use crate::error::CliError;
 use crate::output::Output;
 use ashlar_client::{Gateway, GatewayOptions, OpenError};
 use ashlar_driver_nbd::{ExportEntry, ExportFuture, Exports, Limits, Server};
-use ashlar_types::control::ControlRequest;
+use ashlar_types::control::{AttachmentInfo, ControlRequest};
 use ashlar_types::{BlockDevice, BootId};
 use ashlar_wire_control::ControlClient;
 use rustix::process::{Resource, getrlimit, setrlimit};
@@ -113,10 +113,14 @@ impl Exports for Volumes {
             let attachments = self.gateway.list().await;
             let attachments =
                 attachments.map_err(|error| ashlar_driver_nbd::OpenError::Unavailable(error.to_string()))?;
-            let describe = |read_only| if read_only { "volume, read-only" } else { "volume" }.to_owned();
-            let entry = |attachment: ashlar_types::control::AttachmentInfo| ExportEntry {
-                name: attachment.volume_name.to_string(),
-                description: describe(attachment.read_only),
+            let describe = |attachment: &AttachmentInfo| match (&attachment.name.snapshot, attachment.read_only) {
+                (Some(_), _) => "snapshot, read-only".to_owned(),
+                (None, true) => "volume, read-only".to_owned(),
+                (None, false) => "volume".to_owned(),
+            };
+            let entry = |attachment: AttachmentInfo| ExportEntry {
+                name: attachment.name.to_string(),
+                description: describe(&attachment),
             };
             Ok(attachments.into_iter().map(entry).collect())
         })

@@ -12,3 +12,4 @@ mod nbd_hostile;
 mod perf;
 mod production;
 mod scrub;
+mod snapshots;
