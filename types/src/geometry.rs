@@ -7,6 +7,8 @@ use serde::{Deserialize, Serialize};
 pub const BLOCK_BYTES: u32 = 4096;
 /// The unit of placement and of versions, in bytes.
 pub const CHUNK_BYTES: u32 = 4 << 20;
+/// Layers of one stack: what a top layer does not have is looked for in each layer below it.
+pub const STACK_LAYERS_MAX: usize = 1024;
 pub const BLOCKS_PER_CHUNK: u32 = CHUNK_BYTES / BLOCK_BYTES;
 /// The smallest unit that a guest may write, in bytes.
 pub const SECTOR_BYTES: u32 = 512;

@@ -26,7 +26,8 @@ pub use busy_poll::BusyPoll;
 pub use checksum::Crc;
 pub use disk_name::DiskName;
 pub use geometry::{
-    BLOCK_BYTES, BLOCKS_PER_CHUNK, BlockIndex, BlockRange, CHUNK_BYTES, ChunkSlice, SECTOR_BYTES, split_by_chunk,
+    BLOCK_BYTES, BLOCKS_PER_CHUNK, BlockIndex, BlockRange, CHUNK_BYTES, ChunkSlice, SECTOR_BYTES, STACK_LAYERS_MAX,
+    split_by_chunk,
 };
 pub use histogram::Histogram;
 pub use id_set::{IdSet, Numbered};

@@ -10,13 +10,13 @@ use crate::message::{
     DigestReply, DigestRequest, FetchReply, FetchRequest, FloorRaised, Hello, HelloReply, HelloStatus, IoKind, IoReply,
     IoRequest, IoStatus, JoinChunks, JoinMeta, JoinStart, LeaseGrant, LeaseRequest, Message, Outcome, PeerHello,
     Prepare, Prepared, Promise, PromiseReply, Push, Pushed, PushedBlock, RaiseFloor, Report, ReportedChunk,
-    ReportedWrite, RetryId, STACK_LAYERS_MAX, Stack, WriteMeta,
+    ReportedWrite, RetryId, Stack, WriteMeta,
 };
 use ashlar_types::view::{Fences, Floor, PgConfig};
 use ashlar_types::{
     AttachmentId, BLOCK_BYTES, BLOCKS_PER_CHUNK, BlockIndex, BlockRange, BootId, ChunkId, ChunkIndex, ClusterId, Crc,
-    Epoch, Generation, IdSet, LayerId, OpId, OpNumber, OsdId, PgId, PoolId, SessionId, StackRevision, Tick, Version,
-    VolumeId,
+    Epoch, Generation, IdSet, LayerId, OpId, OpNumber, OsdId, PgId, PoolId, STACK_LAYERS_MAX, SessionId, StackRevision,
+    Tick, Version, VolumeId,
 };
 use bytes::{Bytes, BytesMut};
 use std::collections::BTreeMap;

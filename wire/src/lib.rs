@@ -26,5 +26,5 @@ pub use message::{
     DigestReply, DigestRequest, FetchReply, FetchRequest, FloorRaised, Hello, HelloReply, HelloStatus, IoKind, IoReply,
     IoRequest, IoStatus, JoinChunks, JoinMeta, JoinStart, LeaseGrant, LeaseRequest, Message, Outcome, PeerHello,
     Prepare, Prepared, Promise, PromiseReply, Push, Pushed, PushedBlock, RaiseFloor, Report, ReportedChunk,
-    ReportedWrite, RetryId, STACK_LAYERS_MAX, STACKS_KEPT, Stack, WriteMeta,
+    ReportedWrite, RetryId, STACKS_KEPT, Stack, WriteMeta,
 };

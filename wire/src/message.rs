@@ -152,12 +152,10 @@ pub struct IoRequest {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stack {
     pub revision: StackRevision,
-    /// Top first; at most [`STACK_LAYERS_MAX`].
+    /// Top first; at most [`ashlar_types::STACK_LAYERS_MAX`].
     pub layers: Vec<LayerId>,
 }
 
-/// What a top layer doesn't have is looked for in each layer below it.
-pub const STACK_LAYERS_MAX: usize = 1024;
 /// Stacks that an OSD keeps of a connection, the last ones it was told. A client needs the newest, and those of writes that it sent with an older
 /// one and that have no answer yet.
 pub const STACKS_KEPT: usize = 4;

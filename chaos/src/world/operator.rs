@@ -19,6 +19,7 @@ pub struct Operator {
     pub sessions: Vec<(ClientNumber, u32, String)>,
     last_gateway: u32,
     last_scratch: u32,
+    last_snapshot: u32,
     /// Volumes that were made and deleted again.
     pub deleted: Vec<VolumeId>,
     /// The scratch volume that exists.
@@ -65,6 +66,7 @@ impl Operator {
             sessions: Vec::new(),
             last_gateway: 0,
             last_scratch: 0,
+            last_snapshot: 0,
             deleted: Vec::new(),
             scratch: None,
             snapshots: Vec::new(),
@@ -137,7 +139,8 @@ impl World {
         if self.operator.snapshots.len() == SNAPSHOTS_MAX || !self.is_operator_idle() {
             return;
         }
-        let name = Name::new(&format!("snapshot-{}", self.operator.snapshots.len())).expect("a good name");
+        self.operator.last_snapshot += 1;
+        let name = Name::new(&format!("snapshot-{}", self.operator.last_snapshot)).expect("a good name");
         let of = self.history.begin_snapshot(volume);
         self.trace(|| format!("volume {volume}: {name} is asked for"));
         let state = SnapshotProgress::Asked;
@@ -251,6 +254,11 @@ impl World {
             // Asked twice, because the first answer was lost.
             (ControlRequest::SnapshotCreate { volume, name, .. }, Ok(_) | Err(ControlError::Exists { .. })) => {
                 self.snapshot_mut(volume, name).state = SnapshotProgress::Creating;
+            }
+            // A PG has no primary.
+            (ControlRequest::SnapshotCreate { volume, name, .. }, Err(ControlError::Invalid(_))) => {
+                let is_it = |s: &Snapshot| volume_name(s.volume) == *volume && s.name == *name;
+                self.operator.snapshots.retain(|s| !is_it(s));
             }
             (ControlRequest::SnapshotShow { volume, name }, Ok(ControlReply::Snapshot(info))) => {
                 if info.state == SnapshotState::Available {

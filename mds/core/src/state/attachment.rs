@@ -2,7 +2,8 @@
 //! A1: an attachment id or session id is never used twice. A2: a generation that a process was given is given to no other
 //! process: a new process of the gateway gets the next one, behind a barrier. A3: nobody becomes the holder of a grant while the
 //! volume's floor is still on its way to the PGs. Who holds one already asks again for the present stack and is answered at once: what is
-//! on its way then doesn't fence it, for whoever is fenced has lost its process here (`active`) before the barrier began.
+//! on its way then doesn't fence it, for whoever is fenced has lost its process here (`active`) before the barrier began. Not so where a volume is
+//! shared: its holders get a new stack when nobody can use the old one any more (docs/decisions/026-stacks-are-named-by-clients.md).
 //! A4: snapshots are attached read-only, by as many as like, beside the attachments of the volume.
 
 use super::volume::VolumeRecord;
@@ -197,7 +198,7 @@ impl ClusterState {
             return None;
         }
         Some(match volume.barrier {
-            Some(barrier) if !attachment.active => {
+            Some(barrier) if !attachment.active || (attachment.shared && attachment.snapshot.is_none()) => {
                 Err(ControlError::Fencing { waiting_for: self.waiting_for(barrier) })
             }
             _ => Ok(ControlReply::Opened(self.grant(volume, attachment))),

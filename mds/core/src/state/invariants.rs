@@ -1,11 +1,10 @@
 //! What must hold after every command. Called by the simulator and the tests after each, by the node after each snapshot.
 
 use super::ClusterState;
-use super::layer::STACK_LAYERS_MAX;
 use super::volume::VolumeRecord;
 use ashlar_types::control::SnapshotState;
 use ashlar_types::view::PgConfig;
-use ashlar_types::{BootId, Epoch, Generation, LayerId};
+use ashlar_types::{BootId, Epoch, Generation, LayerId, STACK_LAYERS_MAX};
 use std::collections::BTreeSet;
 
 impl ClusterState {

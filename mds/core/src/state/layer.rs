@@ -11,8 +11,6 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::ops::Bound;
 
-/// What one read may have to look through.
-pub(super) const STACK_LAYERS_MAX: usize = 1024;
 /// A PG keeps the gaps between the ids of its pool's layers, 16 bytes each, and tells them in one frame
 /// (docs/decisions/023-volumes-that-are-gone.md).
 const LAYERS_PER_POOL_MAX: usize = 100_000;

@@ -3,11 +3,10 @@
 //! it, nothing of an older stack is written any more, and the snapshot is available.
 //! P1: a snapshot's layer is nobody's top. P2: a snapshot is available once the floor with its revision holds, and stays so.
 
-use super::layer::STACK_LAYERS_MAX;
 use super::volume::VolumeRecord;
 use super::{ClusterState, Outcome, exists, invalid, not_found};
 use ashlar_types::control::{ControlError, ControlReply, SnapshotInfo, SnapshotState};
-use ashlar_types::{DiskName, LayerId, Name, SnapshotId, StackRevision, VolumeId};
+use ashlar_types::{DiskName, LayerId, Name, STACK_LAYERS_MAX, SnapshotId, StackRevision, VolumeId};
 use serde::{Deserialize, Serialize};
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -54,6 +53,7 @@ impl ClusterState {
             return Err(invalid(format!("no more snapshots can be taken of volume {volume}: {most}")));
         }
         self.check_new_top(record)?;
+        self.check_all_serve(record)?;
         let (volume, layer, size) = (record.id, record.top, record.size);
         let revision = self.put_top(volume, layer);
         let id = SnapshotId(self.next.snapshot);
@@ -98,6 +98,20 @@ impl ClusterState {
             return Err(invalid(format!("volume {} has had all the stacks that can be counted", volume.name)));
         }
         self.check_room_for_layer(volume.pool)
+    }
+
+    /// A barrier waits for each PG; one without a primary would hold up the snapshot, and the writes of those who share the volume.
+    fn check_all_serve(&self, volume: &VolumeRecord) -> Result<(), ControlError> {
+        let of_pool = self.pgs.iter().filter(|(pg, _)| pg.pool == volume.pool);
+        match of_pool.map(|(pg, config)| (pg, config.value.primary)).find(|(_, primary)| primary.is_none()) {
+            None => Ok(()),
+            Some((pg, _)) => {
+                let name = &volume.name;
+                Err(invalid(format!(
+                    "no snapshot can be taken of volume {name} now: {pg} has no primary; see `ashlar status`"
+                )))
+            }
+        }
     }
 
     /// Gives a volume a new, empty top. The caller has checked that it can, and raises the floor.
