@@ -243,6 +243,31 @@ fn who_has_a_volume_is_told_its_new_stack_while_the_barrier_is_pending() {
     assert!(matches!(cluster.open_disk("v", "g", 1), Err(ControlError::Attached { .. })), "and has replaced the first");
 }
 
+/// Else one of them might write, by the new stack, what makes another write by the old one.
+#[test]
+fn who_shares_a_volume_is_told_its_new_stack_when_nobody_can_use_the_old_one() {
+    let mut cluster = Cluster::with_volume(1, 1);
+    for gateway in ["g", "h"] {
+        let (name, mode) = (disk("v"), AttachMode::Shared);
+        let request = ControlRequest::Attach { name, gateway: gateway.into(), mode, read_only: false };
+        cluster.ask(request).expect("by many");
+        cluster.open_disk("v", gateway, 1).expect("fresh");
+    }
+    cluster.snapshot("v", "s").expect("taken");
+    assert!(is_fencing(&cluster.open_disk("v", "g", 1)));
+    cluster.pass_barriers();
+    assert_eq!(cluster.open_disk("v", "g", 1).expect("passed").layers, layers(&[2, 1]));
+}
+
+#[test]
+fn no_snapshot_is_begun_while_a_pg_has_no_primary() {
+    let mut cluster = Cluster::with_volume(1, 1);
+    cluster.down(1);
+    let refused = cluster.snapshot("v", "s").expect_err("it would wait").to_string();
+    assert!(refused.contains("has no primary"), "{refused}");
+    assert!(cluster.listed(None).expect("read").is_empty() && cluster.barriers().is_empty());
+}
+
 #[test]
 fn who_is_being_fenced_is_told_no_stack() {
     let mut cluster = Cluster::with_volume(1, 1);
