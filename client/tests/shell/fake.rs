@@ -5,7 +5,7 @@ use ashlar_types::control::{AttachGrant, ControlError, ControlReply, ControlRequ
 use ashlar_types::view::{ClusterView, OsdInfo, PgConfig, PoolInfo};
 use ashlar_types::{
     AttachmentId, BLOCK_BYTES, BlockDevice, BlockError, BlockIndex, BlockOp, BlockRange, BlockReply, BlockRequest,
-    BootId, ChunkIndex, ClusterId, Completions, Crc, DiskName, Epoch, Generation, LayerId, OpNumber, OsdId, PgId,
+    BootId, ChunkIndex, ClusterId, Completions, Crc, DiskName, Epoch, Generation, LayerId, Name, OpNumber, OsdId, PgId,
     PoolId, Revision, SessionId, StackRevision, VolumeId,
 };
 use ashlar_wire::{Decoder, HelloReply, HelloStatus, IoKind, IoReply, IoRequest, IoStatus, Message, PeerHello, encode};
