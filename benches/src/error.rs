@@ -22,7 +22,7 @@ pub enum BenchError {
     #[error(transparent)]
     Control(#[from] ControlClientError),
     #[error(transparent)]
-    Open(#[from] OpenError),
+    Open(Box<OpenError>),
     #[error("{op} of {len} bytes at {offset}: {reason}")]
     Io { op: &'static str, offset: u64, len: u32, reason: BlockError },
     /// The worst thing that a measurement can find.
@@ -38,5 +38,11 @@ impl BenchError {
     pub fn file(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> BenchError {
         let path = path.into();
         move |source| BenchError::File { action, path, source }
+    }
+}
+
+impl From<OpenError> for BenchError {
+    fn from(error: OpenError) -> BenchError {
+        BenchError::Open(Box::new(error))
     }
 }

@@ -32,7 +32,7 @@ impl Cluster {
     }
 
     fn delete(&mut self, volume: &VolumeInfo) {
-        self.ask(ControlRequest::VolumeDelete { name: volume.name.clone() });
+        self.ask(ControlRequest::VolumeDelete { name: volume.name.clone(), with_snapshots: false });
     }
 
     /// Every PG passes the barriers that are pending, the newest first now and then.
