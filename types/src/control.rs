@@ -149,6 +149,12 @@ pub enum ControlRequest {
     },
     /// Read, of the leader's memory: the histograms that OSDs have told.
     PerfStatus,
+    /// Read: what [`ControlRequest::OpenAttachment`] gave this session, as it is now; for the stack, which may have become another one.
+    /// [`ControlError::Fencing`] while a stack that sharers are not told yet is under way, or the session is being fenced; not found once it is.
+    SessionGrant {
+        name: DiskName,
+        session: SessionId,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -294,7 +294,11 @@ impl World {
                     self.watch(me);
                 }
             }
-            ClientAction::WantStack => self.open_attachment(id),
+            ClientAction::WantStack => {
+                let client = &self.clients[&id];
+                let request = ControlRequest::SessionGrant { name: client.disk_name(), session: client.session };
+                self.call(me, Purpose::Shell, request);
+            }
             ClientAction::WakeAt(tick) => self.wake_at(me, tick),
             ClientAction::Fenced => {
                 self.trace(|| format!("client {id} is fenced"));

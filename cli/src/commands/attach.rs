@@ -63,7 +63,8 @@ async fn wait_until_served(control: &Control, attachment: &AttachmentInfo, is_ou
         return served.map_err(|error| failed(error.to_string()));
     }
     if let Err(error) = nbd_probe::ask_within(address, &export, ELSEWHERE_PATIENCE).await {
-        note(&format!("{name} is attached; from here its gateway at {address} can't be asked: {error}"));
+        let what = if name.snapshot.is_some() { "snapshot" } else { "volume" };
+        note(&format!("{what} {name} is attached; from here its gateway at {address} can't be asked: {error}"));
     }
     Ok(())
 }

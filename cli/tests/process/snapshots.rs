@@ -196,6 +196,11 @@ fn a_snapshot_that_cannot_be_finished_says_what_it_waits_for() {
     cluster.ok(&["volume", "create", "v", "--size", "64MiB"]);
     cluster.ok(&["osd", "kill", "1"]);
     let line = cluster.fails(&["snapshot", "create", "v@s", "--timeout", "1"]);
+    if line.contains("has no primary") {
+        // The metadata service has heard of it sooner than of the wish: then nothing is begun.
+        assert!(!cluster.ok(&["snapshot", "list"]).contains("v@s"));
+        return;
+    }
     assert!(line.contains("waiting for pg.1.0") && line.contains("snapshot show v@s"), "{line}");
     assert_eq!(cluster.json(&["snapshot", "show", "v@s"])["state"], "creating");
     assert!(cluster.fails(&["snapshot", "revert", "v@s"]).contains("still being created"));

@@ -4,7 +4,7 @@
 
 use super::cluster::Cluster;
 use super::connection::{Connection, LinkError, Open};
-use super::volume::{Shared, request_once};
+use super::volume::{Shared, request_stack};
 use crate::core::{ClientAction, ClientEvent, SessionProgress, VolumeClient};
 use ashlar_types::control::AttachGrant;
 use ashlar_types::view::ClusterView;
@@ -230,9 +230,8 @@ impl Engine {
         }
         let (cluster, shared) = (self.cluster.clone(), self.shared.clone());
         self.asked = Some(tokio::spawn(async move {
-            match request_once(&cluster, &shared.name, &shared.holder).await {
-                // Of another session it says nothing about this one, which has ended.
-                Ok(grant) => grant.filter(|grant| grant.session == shared.session),
+            match request_stack(&cluster, &shared.name, shared.session).await {
+                Ok(grant) => grant,
                 Err(error) => {
                     tracing::debug!(volume = %shared.name, %error, "no newer stack");
                     None

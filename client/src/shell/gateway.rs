@@ -171,7 +171,7 @@ impl Gateway {
         };
         let used = slot.lock().used.filter(|(session, _)| *session == grant.session);
         let progress = used.map_or_else(SessionProgress::default, |(_, progress)| progress);
-        let volume = Volume::start(cluster, grant, holder.clone(), options.limits, progress);
+        let volume = Volume::start(cluster, grant, options.limits, progress);
         let mut state = slot.lock();
         // Connections to a session that is over keep it until they go; it has nothing more to do.
         state.volume = Some(volume.clone());

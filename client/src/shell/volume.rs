@@ -57,7 +57,6 @@ pub(super) struct Holder {
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) name: DiskName,
-    pub(super) holder: Holder,
     /// Bytes.
     pub(super) size: AtomicU64,
     pub(super) fenced: AtomicBool,
@@ -86,14 +85,13 @@ impl Volume {
     ) -> Result<Arc<Volume>, OpenError> {
         let holder = Holder { gateway: gateway.to_owned(), boot };
         let grant = request_grant(cluster, name, &holder, patience).await?;
-        Ok(Volume::start(cluster, grant, holder, ClientLimits::default(), SessionProgress::default()))
+        Ok(Volume::start(cluster, grant, ClientLimits::default(), SessionProgress::default()))
     }
 
     /// Serves a grant, from where an earlier session of the same number in this process has ended.
     pub(super) fn start(
         cluster: &Cluster,
         grant: AttachGrant,
-        holder: Holder,
         limits: ClientLimits,
         progress: SessionProgress,
     ) -> Arc<Volume> {
@@ -104,7 +102,6 @@ impl Volume {
         );
         let shared = Arc::new(Shared {
             name: grant.name.clone(),
-            holder,
             size: AtomicU64::new(size),
             fenced: AtomicBool::new(false),
             read_only: grant.read_only,
@@ -170,15 +167,15 @@ impl BlockDevice for Volume {
     }
 }
 
-/// `None`: it was answered with something else.
-pub(super) async fn request_once(
+/// Asks what the session has now. Changes nothing: a session that has ended without hearing of it takes nothing back. `None`: it was
+/// answered with something else.
+pub(super) async fn request_stack(
     cluster: &Cluster,
     name: &DiskName,
-    holder: &Holder,
+    session: SessionId,
 ) -> Result<Option<AttachGrant>, ControlClientError> {
-    let Holder { gateway, boot } = holder.clone();
-    match cluster.control().request(ControlRequest::OpenAttachment { name: name.clone(), gateway, boot }).await? {
-        ControlReply::Opened(grant) if !grant.layers.is_empty() => Ok(Some(grant)),
+    match cluster.control().request(ControlRequest::SessionGrant { name: name.clone(), session }).await? {
+        ControlReply::Opened(grant) if !grant.layers.is_empty() && grant.session == session => Ok(Some(grant)),
         _ => Ok(None),
     }
 }
@@ -192,9 +189,11 @@ pub(super) async fn request_grant(
 ) -> Result<AttachGrant, OpenError> {
     let deadline = Instant::now() + patience;
     loop {
-        let refusal = match request_once(cluster, name, holder).await {
-            Ok(Some(grant)) => return Ok(grant),
-            Ok(None) => return Err(OpenError::Control { name: name.clone(), source: wrong_answer("a grant") }),
+        let Holder { gateway, boot } = holder.clone();
+        let request = ControlRequest::OpenAttachment { name: name.clone(), gateway, boot };
+        let refusal = match cluster.control().request(request).await {
+            Ok(ControlReply::Opened(grant)) if !grant.layers.is_empty() => return Ok(grant),
+            Ok(_) => return Err(OpenError::Control { name: name.clone(), source: wrong_answer("a grant") }),
             Err(ControlClientError::Refused(refusal)) => refusal,
             Err(source) => return Err(OpenError::Control { name: name.clone(), source }),
         };

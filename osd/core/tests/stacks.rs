@@ -2,8 +2,14 @@
 
 mod support;
 
-use ashlar_types::{BLOCK_BYTES, ChunkId, IdSet, LayerId, OpNumber, Version};
-use ashlar_wire::{IoKind, IoStatus, Message};
+use ashlar_osd_core::{DiskOp, Event};
+use ashlar_types::view::{Fences, Floor};
+use ashlar_types::{
+    AttachmentId, BLOCK_BYTES, BlockIndex, BlockRange, ChunkId, Crc, Epoch, Generation, IdSet, LayerId, OpId, OpNumber,
+    SessionId, StackRevision, Version, VolumeId,
+};
+use ashlar_wire::{Change, CreditRequest, IoKind, IoStatus, Message, Prepare, RaiseFloor, WriteMeta};
+use bytes::Bytes;
 use support::MIB;
 use support::node::{Node, PG, chunk};
 
@@ -154,6 +160,52 @@ fn a_barrier_with_a_new_stack_waits_for_what_was_admitted_by_the_old_one() {
     assert!(node.has_passed(2), "it is decided now: {:?}", node.warnings);
     node.name_stack(2, &[2, 1]);
     assert!(read(&mut node, in_layer(2), 0..1).is_empty(), "the other member did not have it");
+}
+
+/// It was committed and answered elsewhere; this member has heard of the new stack, and not of the commit.
+#[test]
+fn what_is_undecided_below_after_a_failover_is_not_read_past() {
+    let mut node = Node::new(16 * MIB);
+    let primary = node.follow(8, 1, &[7, 8], 2);
+    let payload = Bytes::from(vec![5; BLOCK_BYTES as usize]);
+    let version = Version::NONE.successor(Epoch(1)).expect("the first");
+    let range = BlockRange::new(BlockIndex(0), 1).expect("a block");
+    let write = WriteMeta {
+        chunk: in_layer(1),
+        version,
+        prev: Version::NONE,
+        op: OpId { session: SessionId(9), number: OpNumber(1) },
+        lowest_unanswered: OpNumber(1),
+        volume: VolumeId(1),
+        attachment: AttachmentId(1),
+        generation: Generation(1),
+        change: Change::Write { range, crcs: vec![Crc::of(&payload)] },
+    };
+    let credit = CreditRequest { pg: PG, epoch: Epoch(1), wanted_total: 100, is_return: false };
+    node.step(Event::Received(primary, Message::CreditRequest(credit)));
+    let prepare = Prepare { pg: PG, epoch: Epoch(1), write, payload };
+    node.step(Event::Received(primary, Message::Prepare(prepare)));
+    let floor = Floor { stack_revision: StackRevision(2), ..Floor::default() };
+    let fences = Fences { floors: [(VolumeId(1), floor)].into(), ..Fences::default() };
+    let raise = RaiseFloor { pg: PG, epoch: Epoch(1), barrier: 2, fences };
+    node.step(Event::Received(primary, Message::RaiseFloor(raise)));
+    node.pass(100);
+    assert_eq!(node.versions(in_layer(1)), version, "it is prepared");
+    node.lead(2, &[7, 8], &[7], 2);
+    node.name_stack(2, &[2, 1]);
+    assert_eq!(node.request(in_layer(2), IoKind::Read, 0..1, 0), Some(IoStatus::Retry));
+    assert_eq!(node.request(in_layer(2), IoKind::Read, 1..2, 0), Some(IoStatus::Ok), "beside it");
+}
+
+/// Nobody needs it, so nobody waits for it or fails.
+#[test]
+fn a_damaged_block_that_a_layer_above_hides_does_no_harm() {
+    let mut node = snapshotted();
+    assert_eq!(node.request(in_layer(2), IoKind::Write, 1..2, 2), Some(IoStatus::Ok));
+    let at = node.find_on_disk(1)[1];
+    let rotten = Bytes::from(vec![9; BLOCK_BYTES as usize]);
+    node.disk.perform([DiskOp::Write { at, data: vec![rotten], through: false }]);
+    assert_eq!(read(&mut node, in_layer(2), 0..4), [1, 2, 1, 1]);
 }
 
 #[test]

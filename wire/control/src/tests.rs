@@ -169,6 +169,7 @@ fn requests_come_back_the_same() {
         R::Detach { name: disk("v@s"), gateway: Some(gateway()) },
         R::OpenAttachment { name: disk("v"), gateway: gateway(), boot: BOOT },
         R::OpenAttachment { name: disk("v@s"), gateway: gateway(), boot: BOOT },
+        R::SessionGrant { name: disk("v@s"), session: SessionId(5) },
         R::AttachmentList { gateway: None },
         R::AttachmentList { gateway: Some(String::new()) },
         R::RegisterGateway { gateway: gateway(), boot: BOOT, nbd_address: "a".into(), nbd_socket: "s".into() },

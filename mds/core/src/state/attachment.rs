@@ -197,12 +197,26 @@ impl ClusterState {
         if attachment.boot != boot {
             return None;
         }
-        Some(match volume.barrier {
+        Some(self.grant_if_it_holds(volume, attachment))
+    }
+
+    /// A3.
+    fn grant_if_it_holds(&self, volume: &VolumeRecord, attachment: &AttachmentRecord) -> Outcome {
+        match volume.barrier {
             Some(barrier) if !attachment.active || (attachment.shared && attachment.snapshot.is_none()) => {
                 Err(ControlError::Fencing { waiting_for: self.waiting_for(barrier) })
             }
             _ => Ok(ControlReply::Opened(self.grant(volume, attachment))),
-        })
+        }
+    }
+
+    /// A question, not a claim: a process that was replaced, and doesn't know it yet, must not take the attachment back by asking.
+    pub(super) fn session_grant(&self, name: &DiskName, session: SessionId) -> Outcome {
+        let volume = self.open_volume(&name.volume)?;
+        let is_it = |a: &&AttachmentRecord| a.session == session && a.boot != BootId(0);
+        let found = volume.attachments.values().find(is_it);
+        let attachment = found.ok_or_else(|| not_found("session", format!("{session} of {name}")))?;
+        self.grant_if_it_holds(volume, attachment)
     }
 
     pub(super) fn register_gateway(

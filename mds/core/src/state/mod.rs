@@ -152,6 +152,7 @@ impl ClusterState {
             | R::VolumeShow { .. }
             | R::SnapshotList { .. }
             | R::SnapshotShow { .. }
+            | R::SessionGrant { .. }
             | R::AttachmentList { .. }
             | R::ViewSince { .. }
             | R::ServiceStatus
@@ -172,6 +173,7 @@ impl ClusterState {
             R::SnapshotShow { volume, name } => self.snapshot_show(volume, name),
             R::AttachmentList { gateway } => Ok(ControlReply::Attachments(self.attachment_list(gateway.as_deref()))),
             R::ViewSince { revision } => Ok(ControlReply::View(Box::new(self.view_since(*revision)))),
+            R::SessionGrant { name, session } => self.session_grant(name, *session),
             R::OpenAttachment { name, gateway, boot } => return self.opened_before(name, gateway, *boot),
             _ => return None,
         })

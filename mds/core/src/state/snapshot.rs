@@ -6,6 +6,7 @@
 use super::volume::VolumeRecord;
 use super::{ClusterState, Outcome, exists, invalid, not_found};
 use ashlar_types::control::{ControlError, ControlReply, SnapshotInfo, SnapshotState};
+use ashlar_types::view::PgConfig;
 use ashlar_types::{DiskName, LayerId, Name, STACK_LAYERS_MAX, SnapshotId, StackRevision, VolumeId};
 use serde::{Deserialize, Serialize};
 
@@ -102,16 +103,19 @@ impl ClusterState {
 
     /// A barrier waits for each PG; one without a primary would hold up the snapshot, and the writes of those who share the volume.
     fn check_all_serve(&self, volume: &VolumeRecord) -> Result<(), ControlError> {
-        let of_pool = self.pgs.iter().filter(|(pg, _)| pg.pool == volume.pool);
-        match of_pool.map(|(pg, config)| (pg, config.value.primary)).find(|(_, primary)| primary.is_none()) {
-            None => Ok(()),
-            Some((pg, _)) => {
-                let name = &volume.name;
-                Err(invalid(format!(
-                    "no snapshot can be taken of volume {name} now: {pg} has no primary; see `ashlar status`"
-                )))
+        let trouble = |config: &PgConfig| match (config.primary, config.in_sync.len(), usize::from(config.min_size)) {
+            (None, ..) => Some("has no primary".to_owned()),
+            (_, have, need) if have < need => {
+                Some(format!("has {have} members in sync of the {need} that a write needs"))
             }
-        }
+            _ => None,
+        };
+        let of_pool = self.pgs.values().map(|pg| &pg.value).filter(|config| config.pg.pool == volume.pool);
+        let in_trouble = of_pool.filter_map(|config| trouble(config).map(|trouble| (config.pg, trouble))).next();
+        in_trouble.map_or(Ok(()), |(pg, trouble)| {
+            let name = &volume.name;
+            Err(invalid(format!("no snapshot can be taken of volume {name} now: {pg} {trouble}; see `ashlar status`")))
+        })
     }
 
     /// Gives a volume a new, empty top. The caller has checked that it can, and raises the floor.

@@ -101,9 +101,13 @@ impl ClusterState {
         if volume.floor.closed {
             return self.unchanged();
         }
+        if let Some(attachment) = volume.own_attachments().next() {
+            return Err(ControlError::Attached { name: name.to_string(), holder: attachment.gateway.clone() });
+        }
         if let Some(attachment) = volume.attachments.values().next() {
-            let name = volume.disk_name(attachment).to_string();
-            return Err(ControlError::Attached { name, holder: attachment.gateway.clone() });
+            let (disk, gateway) = (volume.disk_name(attachment), &attachment.gateway);
+            let way = format!("`volume detach {disk}` takes it from there");
+            return Err(invalid(format!("snapshot {disk} is attached to {gateway}; {way}")));
         }
         let snapshots = volume.snapshots.len();
         if snapshots > 0 && !with_snapshots {
@@ -124,6 +128,11 @@ impl ClusterState {
         check_size(size)?;
         if size < volume.size {
             return Err(invalid(format!("volume {name} has {} bytes; it can grow but not shrink", volume.size)));
+        }
+        if volume.settled < volume.stack_revision && size > volume.size {
+            // Who still has the old stack could write beyond the snapshot's end into the layer that it freezes.
+            let why = "a snapshot or a revert of it is under way; extend it when that is done";
+            return Err(invalid(format!("volume {name} keeps its size for now: {why}")));
         }
         let id = volume.id;
         let record = self.volumes.get_mut(&id).expect("looked up above");

@@ -5,7 +5,8 @@
 //! the floor can be prepared any more, and R6 lets nobody read past them, so they count as written before the barrier. Not so where a layer is
 //! frozen or dropped.
 //!
-//! L1: a frozen layer has no undecided write: a barrier that brings a new stack waits for all that was admitted by the old one. L2: a PG serves a
+//! L1: a frozen layer has no undecided write: a barrier that brings a new stack waits for all that was admitted by the old one. (A member that
+//! alone survives a failover may still have one undecided that was committed elsewhere; `stack` doesn't read past it.) L2: a PG serves a
 //! stack only when its barrier is passed here, and from the moment that the barrier is known nothing by an older one: so all clients of a
 //! volume see the same stack, whoever has heard of it first.
 
@@ -162,6 +163,8 @@ impl Pg {
                 if let Some(op) = primary.floors.get_mut(&id) {
                     op.stage = Stage::Raising { missing, since: now };
                 }
+                // Who knows the floor knows what was decided before it.
+                self.tell_commits_now(env);
                 let mut told: BTreeSet<OsdId> = in_sync.into_iter().chain(joining).collect();
                 told.remove(&me);
                 for member in told {

@@ -209,6 +209,11 @@ impl Primary {
         }
     }
 
+    /// Whether a write to some of these blocks is prepared and not decided.
+    pub(super) fn is_undecided(&self, chunk: ChunkId, range: BlockRange) -> bool {
+        self.chunks.get(&chunk).is_some_and(|ops| ops.chain.iter().any(|w| w.write.change.range().overlaps(range)))
+    }
+
     pub(super) fn awaits_leases(&self) -> bool {
         !self.unleased.is_empty() || !self.idle_zeroes.is_empty()
     }

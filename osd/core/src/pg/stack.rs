@@ -1,13 +1,16 @@
 //! Reads through a stack of layers (design.md §1.1): what the top layer has never written is looked for in the layers below, one after the
 //! other, all in this OSD, since the layers of a volume share its placement key.
-//! The layers below are frozen and have nothing undecided (L1), so the moment of such a read is the one at which the top layer was read.
+//! The layers below are frozen and have nothing undecided (L1), so the moment of such a read is the one at which the top layer was read. After a
+//! failover below `min_size` they may: a write that was committed elsewhere and is only prepared here. Then the read waits (R6).
 
+use super::repair::Waiting;
 use super::{Pending, Pg};
 use crate::env::Env;
 use crate::net::Below;
 use crate::policy::Policy;
 use crate::store::api::{ReadKind, ReadOutcome, Token};
 use ashlar_types::{BlockIndex, BlockRange, ChunkId, LayerId, Version};
+use ashlar_wire::IoStatus;
 use std::sync::Arc;
 
 /// What is known so far of a read that goes through more than one layer.
@@ -24,6 +27,16 @@ pub(super) struct StackRead {
 impl StackRead {
     pub(super) fn new(kind: ReadKind, below: Arc<[LayerId]>) -> StackRead {
         StackRead { kind, below, looked_at: 0, found: None }
+    }
+
+    /// Whether a block is one that no layer above has.
+    fn needs(&self, outcome: &ReadOutcome, block: BlockIndex) -> bool {
+        let state = |found: &ReadOutcome| found.states.get(usize::from(block.0 - found.range.first().0)).copied();
+        match &self.found {
+            None => true,
+            Some(found) if found.range.contains(block) => state(found).is_none_or(|s| s.stamp == Version::NONE),
+            Some(_) => outcome.range.contains(block),
+        }
     }
 
     /// Takes over what another layer has of the blocks that none above it had.
@@ -72,24 +85,52 @@ impl Pg {
             return Some(outcome);
         };
         let Some(read) = reads.get_mut(&token) else { return Some(outcome) };
-        let is_bad = !outcome.bad.is_empty();
-        if is_bad {
+        if outcome.bad.iter().any(|block| read.needs(&outcome, *block)) {
             reads.remove(&token);
             return Some(outcome);
         }
         let index = outcome.chunk.index;
+        let hidden = (!outcome.bad.is_empty()).then(|| outcome.clone());
         read.add(outcome);
-        if let Some(range) = read.unknown() {
-            while let Some(layer) = read.below.get(read.looked_at) {
-                read.looked_at += 1;
-                let chunk = ChunkId { layer: *layer, index };
-                if env.store.versions(pg, chunk).committed != Version::NONE {
-                    env.read_on(token, pg, chunk, range, read.kind, pending.clone());
-                    return None;
+        let next = read.unknown().and_then(|range| {
+            let below = read.below[read.looked_at..].iter().zip(1..);
+            let mut chunks = below.map(|(layer, nth)| (ChunkId { layer: *layer, index }, nth));
+            let (chunk, nth) = chunks.find(|(chunk, _)| env.store.versions(pg, *chunk).newest != Version::NONE)?;
+            read.looked_at += nth;
+            Some((chunk, range, read.kind))
+        });
+        let found = if next.is_none() { reads.remove(&token).and_then(|read| read.found) } else { None };
+        if let Some(damaged) = hidden {
+            // Of blocks that a layer above has anew: mended, and not waited for.
+            self.repair_for(Waiting::Nobody, &damaged, env);
+        }
+        let Some((chunk, range, kind)) = next else { return found };
+        if self.primary().is_some_and(|p| p.is_undecided(chunk, range)) {
+            self.put_off(token, pending, env);
+        } else if self.primary().is_some_and(|p| p.stack_reads.contains_key(&token)) {
+            env.read_on(token, pg, chunk, range, kind, pending.clone());
+        }
+        None
+    }
+
+    /// What is below isn't decided: the client asks again.
+    fn put_off<P: Policy>(&mut self, token: Token, pending: &Pending, env: &mut Env<P>) {
+        let Some(primary) = self.primary() else { return };
+        primary.stack_reads.remove(&token);
+        match pending {
+            Pending::ClientRead { .. } => {
+                if let Some(read) = primary.reads.remove(&token) {
+                    self.fail_read(&read.queued, IoStatus::Retry, env);
                 }
             }
+            Pending::Merge { chunk, op, .. } => {
+                if let Some(ops) = primary.chunks.get_mut(chunk) {
+                    ops.merging.remove(op);
+                }
+                self.fail_write(*chunk, *op, IoStatus::Retry, env);
+            }
+            _ => unreachable!("nothing else reads through a stack"),
         }
-        reads.remove(&token).and_then(|read| read.found)
     }
 
     /// The smallest part of a range in which any layer of the stack was ever written, by whole quarters of a chunk.

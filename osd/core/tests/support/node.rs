@@ -12,7 +12,7 @@ use ashlar_types::{
 };
 use ashlar_wire::{
     ClientHello, CreditGrant, Decided, FloorRaised, Hello, HelloReply, HelloStatus, IoKind, IoRequest, IoStatus,
-    JoinChunks, LeaseGrant, Message, Outcome, PeerHello, Prepared, PromiseReply, Pushed, Report, Stack,
+    JoinChunks, LeaseGrant, Message, Outcome, PeerHello, Prepared, Promise, PromiseReply, Pushed, Report, Stack,
 };
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
@@ -144,6 +144,31 @@ impl Node {
         self.view.pgs.insert(pg, config);
         self.view.revision = Revision(self.view.revision.0 + 1);
         self.step(Event::View(self.view.clone()));
+    }
+
+    /// Makes another OSD the primary of `PG`, and gives it a connection to this one.
+    pub fn follow(&mut self, primary: u32, epoch: u32, members: &[u32], min_size: u8) -> ConnId {
+        let members: Vec<OsdId> = members.iter().map(|id| OsdId(*id)).collect();
+        let boot = BootId(u64::from(primary) * 10);
+        let id = OsdId(primary);
+        let config = PgConfig {
+            pg: PG,
+            epoch: Epoch(epoch),
+            members: members.clone(),
+            in_sync: members,
+            primary: Some(id),
+            primary_boot: boot,
+            min_size,
+        };
+        self.view.pgs.insert(PG, config.clone());
+        self.view.revision = Revision(self.view.revision.0 + 1);
+        self.step(Event::View(self.view.clone()));
+        let conn = ConnId(100 + u64::from(primary));
+        let hello = Hello { cluster: CLUSTER, to: ME, from: PeerHello::Osd { id, boot }, connection: 1 };
+        self.step(Event::Received(conn, Message::Hello(hello)));
+        self.step(Event::Received(conn, Message::Promise(Promise { config, undecided: vec![] })));
+        self.pass(500);
+        conn
     }
 
     pub fn hello(&mut self, conn: ConnId, connection: u64) {

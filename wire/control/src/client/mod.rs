@@ -148,6 +148,7 @@ fn is_repeatable(request: &ControlRequest) -> bool {
         | R::PerfStatus
         | R::VolumeExtend { .. }
         | R::OpenAttachment { .. }
+        | R::SessionGrant { .. }
         | R::RegisterGateway { .. }
         | R::OsdRegister { .. }
         | R::OsdHeartbeat(_)

@@ -5,7 +5,7 @@ use super::{ProtoError, byte, disk_name, name, pg_from_proto, pg_required, pg_to
 use crate::proto;
 use crate::proto::control_request::Request as Kind;
 use ashlar_types::control::{AttachMode, ControlRequest, OsdHeartbeat, OsdUsage, PgChange};
-use ashlar_types::{BootId, Epoch, OsdId, Revision};
+use ashlar_types::{BootId, Epoch, OsdId, Revision, SessionId};
 
 impl From<ControlRequest> for proto::ControlRequest {
     fn from(request: ControlRequest) -> Self {
@@ -45,6 +45,9 @@ impl From<ControlRequest> for proto::ControlRequest {
             R::Detach { name, gateway } => Kind::Detach(proto::Detach { name: name.to_string(), gateway }),
             R::OpenAttachment { name, gateway, boot } => {
                 Kind::OpenAttachment(proto::OpenAttachment { name: name.to_string(), gateway, boot: boot.0 })
+            }
+            R::SessionGrant { name, session } => {
+                Kind::SessionGrant(proto::SessionGrant { name: name.to_string(), session: session.0 })
             }
             R::AttachmentList { gateway } => Kind::AttachmentList(proto::AttachmentList { gateway }),
             R::RegisterGateway { gateway, boot, nbd_address, nbd_socket } => {
@@ -132,6 +135,9 @@ impl TryFrom<proto::ControlRequest> for ControlRequest {
                 gateway: r.gateway,
                 boot: BootId(r.boot),
             },
+            Kind::SessionGrant(r) => {
+                R::SessionGrant { name: disk_name("SessionGrant.name", &r.name)?, session: SessionId(r.session) }
+            }
             Kind::AttachmentList(r) => R::AttachmentList { gateway: r.gateway },
             Kind::RegisterGateway(r) => R::RegisterGateway {
                 gateway: r.gateway,
