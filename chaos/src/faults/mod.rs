@@ -114,7 +114,8 @@ impl Faults {
         };
         let churn_permille = if rng.permille(300) { rng.between(1, 8) } else { 0 };
         let (planned, waiting) = (Vec::new(), Vec::new());
-        let mut snapshots = rng.fork(SNAPSHOT_STREAM);
+        // Of a copy: what else a seed draws is as it was before there were snapshots.
+        let mut snapshots = rng.clone().fork(SNAPSHOT_STREAM);
         let snapshot_permille = match aim {
             _ if snapshots.permille(300) => snapshots.between(1, 4),
             _ => 0,
