@@ -80,7 +80,7 @@ fn simulate(arguments: &Arguments) -> ExitCode {
 fn find_plants(arguments: &Arguments) -> ExitCode {
     let mut missed = 0;
     for plant in Plant::ALL {
-        match ashlar_chaos::find_plant(*plant, arguments.seeds, arguments.jobs) {
+        match ashlar_chaos::find_plant(*plant, 0..arguments.seeds, arguments.jobs) {
             Some((seeds, report)) => println!("{plant}: found after {seeds} seeds; {report}"),
             None => {
                 missed += 1;

@@ -181,17 +181,17 @@ pub fn run(first: u64, count: u64, options: Options, jobs: usize, mut progress: 
     summary
 }
 
-/// After how many seeds the planted bug was found, if it was within `limit`. A seed that fails without the bug too shows nothing
+/// After how many of these seeds the planted bug was found, if it was. A seed that fails without the bug too shows nothing
 /// of it and doesn't count.
-pub fn find_plant(plant: Plant, limit: u64, jobs: usize) -> Option<(u64, SeedReport)> {
+pub fn find_plant(plant: Plant, seeds: std::ops::Range<u64>, jobs: usize) -> Option<(u64, SeedReport)> {
     let planted = Options { plant: Some(plant), ..Options::default() };
     let honest = Options { aim_as_if: Some(plant), ..Options::default() };
-    let mut first = 0;
-    while first < limit {
-        let batch = (limit - first).min(jobs.max(1) as u64 * 4);
+    let mut first = seeds.start;
+    while first < seeds.end {
+        let batch = (seeds.end - first).min(jobs.max(1) as u64 * 4);
         for report in run(first, batch, planted, jobs, |_| {}).failures {
             if run_seed(report.seed, honest).failure.is_none() {
-                return Some((report.seed + 1, report));
+                return Some((report.seed + 1 - seeds.start, report));
             }
         }
         first += batch;
