@@ -28,7 +28,7 @@ pub struct Contradiction {
 /// # Errors
 /// Says which operations contradict each other.
 pub fn check_register(ops: &[RegisterOp]) -> Result<Verdict, Contradiction> {
-    let ops = register::settle_unanswered(ops);
+    let ops = register::settle_unanswered(&register::without_repetitions(ops));
     if ops.iter().any(|op| matches!(op.access, Access::Write(Value::ZERO))) {
         search::check(&ops)
     } else {

@@ -1,6 +1,6 @@
 //! The accesses of one register (a block or a sector), and what becomes of writes that were never answered.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 /// What was written: unique for each write of a register, but for zero, which every block holds at first.
@@ -32,6 +32,16 @@ pub struct RegisterOp {
     pub until: u64,
     /// Whether it was answered with success. An unanswered write may never take effect; unanswered reads don't belong here.
     pub answered: bool,
+}
+
+/// Reads of one value in one span of time are one: reads of a snapshot are all of the moment at which it was taken.
+pub fn without_repetitions(ops: &[RegisterOp]) -> Vec<RegisterOp> {
+    let mut seen = BTreeSet::new();
+    let is_new = |op: &&RegisterOp| match op.access {
+        Access::Read(value) => seen.insert((op.invoked, op.until, value)),
+        Access::Write(_) => true,
+    };
+    ops.iter().filter(is_new).copied().collect()
 }
 
 /// An unanswered write with a value of its own either was seen, then it did happen, before the first who saw it was done;

@@ -2,8 +2,10 @@
 //! may have happened so far (after Lowe, "Testing for linearizability", 2017).
 //!
 //! A *possibility* is what the register holds and which of the operations under way have taken effect. An operation is
-//! made to take effect as late as possible: when its answer comes. Few operations are under way at one block at one time, so there
-//! are few possibilities; where there are not, the answer is [`Verdict::Unknown`] and counted.
+//! made to take effect as late as possible: when its answer comes. But a read that fits takes effect at once: it changes nothing, so nothing
+//! that is possible without it is lost. So does a write that nobody reads as soon as any other does, just before that one, which leaves nothing of
+//! it. The writes that are left and under way at one block at one time are few, so there are few possibilities; where there are not, the
+//! answer is [`Verdict::Unknown`] and counted.
 
 use super::Contradiction;
 use super::register::{Access, RegisterOp, Value};
@@ -30,6 +32,9 @@ struct Search<'a> {
     ops: &'a [RegisterOp],
     /// Slots of operations under way; the bit of an operation in `done` is its slot.
     slots: [Option<usize>; UNDER_WAY_MAX],
+    /// The bits of writes under way whose value nobody reads.
+    unread: u64,
+    read_values: BTreeSet<Value>,
     possible: BTreeSet<Possibility>,
 }
 
@@ -43,11 +48,14 @@ pub fn check(ops: &[RegisterOp]) -> Result<Verdict, Contradiction> {
     }
     moments.sort_unstable();
     let start = Possibility { holds: Value::ZERO, done: 0 };
-    let mut search = Search { ops, slots: [None; UNDER_WAY_MAX], possible: BTreeSet::from([start]) };
+    let read = |op: &RegisterOp| if let Access::Read(value) = op.access { Some(value) } else { None };
+    let read_values = ops.iter().filter_map(read).collect();
+    let (slots, possible) = ([None; UNDER_WAY_MAX], BTreeSet::from([start]));
+    let mut search = Search { ops, slots, unread: 0, read_values, possible };
     for (at, ends, i) in moments {
         if !ends {
             let Some(free) = search.slots.iter().position(Option::is_none) else { return Ok(Verdict::Unknown) };
-            search.slots[free] = Some(i);
+            search.begin(free, i);
             continue;
         }
         let slot = search.slots.iter().position(|s| *s == Some(i)).expect("it was put there when it began");
@@ -60,11 +68,31 @@ pub fn check(ops: &[RegisterOp]) -> Result<Verdict, Contradiction> {
             return Err(Contradiction { at, text });
         }
         search.slots[slot] = None;
+        search.unread &= !(1 << slot);
     }
     Ok(Verdict::Linearizable)
 }
 
 impl Search<'_> {
+    /// An operation begins: everything that is possible goes on with the reads that fit it done.
+    fn begin(&mut self, slot: usize, i: usize) {
+        self.slots[slot] = Some(i);
+        if let Access::Write(value) = self.ops[i].access
+            && value != Value::ZERO
+            && !self.read_values.contains(&value)
+        {
+            self.unread |= 1 << slot;
+        }
+        let possible = std::mem::take(&mut self.possible);
+        self.possible = possible.into_iter().map(|p| self.with_reads(p)).collect();
+    }
+
+    fn with_reads(&self, p: Possibility) -> Possibility {
+        let fits = |i: &usize| self.ops[*i].access == Access::Read(p.holds);
+        let bits = self.slots.iter().enumerate().filter(|(_, i)| i.as_ref().is_some_and(fits));
+        bits.fold(p, |p, (slot, _)| Possibility { done: p.done | 1 << slot, ..p })
+    }
+
     /// The operation in `slot` ends now: it has taken effect in every possibility (or, unanswered, may have). False: too many.
     fn finish(&mut self, slot: usize) -> bool {
         let must = self.ops[self.slots[slot].expect("asked for a used slot")].answered;
@@ -99,9 +127,11 @@ impl Search<'_> {
             return None;
         }
         match self.ops[i].access {
-            Access::Read(value) if value != p.holds => None,
-            Access::Read(_) => Some(Possibility { done: p.done | bit, ..p }),
-            Access::Write(value) => Some(Possibility { holds: value, done: p.done | bit }),
+            // If it fitted, it would be done.
+            Access::Read(_) => None,
+            Access::Write(value) => {
+                Some(self.with_reads(Possibility { holds: value, done: p.done | bit | self.unread }))
+            }
         }
     }
 }

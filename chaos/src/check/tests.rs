@@ -222,3 +222,21 @@ fn no_write_lands_after_a_fence() {
     other.invoke(old, OpKind::Write, 0, 0, 8);
     assert!(!read_as(&other.payload(OpRef(late.0))));
 }
+
+#[test]
+fn many_writes_at_once_are_decided() {
+    let crowd = |last: u64| {
+        let writes = (1..=40).map(|n| write(n, n, 200 - n));
+        let zero = write(0, 50, 160);
+        writes.chain([zero, read(7, 201, 202), read(last, 203, 204)]).collect::<Vec<_>>()
+    };
+    assert_eq!(check_register(&crowd(7)), Ok(Verdict::Linearizable));
+    assert!(check_register(&crowd(0)).is_err(), "nobody wrote it after what was read last");
+}
+
+#[test]
+fn reads_of_one_moment_are_one() {
+    let reads = (0..100).map(|_| read(7, 3, 6));
+    let ops: Vec<_> = [write(7, 1, 2), write(0, 4, 5)].into_iter().chain(reads).collect();
+    assert_eq!(check_register(&ops), Ok(Verdict::Linearizable));
+}
