@@ -64,6 +64,14 @@ pub enum ControlRequest {
         snapshot: Name,
         force: bool,
     },
+    /// Makes volumes that are at first what a snapshot is and share its layers (linked clones). All of them or none. Answered by
+    /// [`ControlReply::Volumes`], in the order of the names.
+    VolumeClone {
+        source: DiskName,
+        names: Vec<Name>,
+        /// `None`: that of the snapshot's volume.
+        pool: Option<Name>,
+    },
     /// Gives a volume to a gateway, or, always read-only, one of its snapshots. A volume is refused if it is attached, unless `mode` says
     /// otherwise; a snapshot may be attached by many.
     Attach {
@@ -149,6 +157,12 @@ pub enum ControlRequest {
     },
     /// Read, of the leader's memory: the histograms that OSDs have told.
     PerfStatus,
+    /// Read: what is needed to read a frozen layer on which clones stand, and what lies below it in its volume. The grant is of
+    /// [`AttachmentId::FROZEN`], and names no session: who asks draws one. Not found once no clone stands on it.
+    BaseGrant {
+        volume: VolumeId,
+        layer: LayerId,
+    },
     /// Read: what [`ControlRequest::OpenAttachment`] gave this session, as it is now; for the stack, which may have become another one.
     /// [`ControlError::Fencing`] while a stack that sharers are not told yet is under way, or the session is being fenced; not found once it is.
     SessionGrant {
@@ -285,6 +299,21 @@ pub struct VolumeInfo {
     /// Top first.
     pub layers: Vec<LayerId>,
     pub attachments: Vec<AttachmentInfo>,
+    /// Of a clone.
+    pub origin: Option<OriginInfo>,
+    /// Volumes that were cloned from its snapshots.
+    pub clones: u64,
+}
+
+/// What a volume was cloned from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OriginInfo {
+    pub base: BaseLayer,
+    pub volume_name: Name,
+    /// `None` when the snapshot was deleted.
+    pub snapshot: Option<Name>,
+    /// Whether the volume was deleted: it is kept, in no list, while clones stand on it.
+    pub deleted: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -341,4 +370,15 @@ pub struct AttachGrant {
     /// Bytes.
     pub size: u64,
     pub read_only: bool,
+    /// Of a clone: what is read where none of its layers was ever written.
+    pub base: Option<BaseLayer>,
+}
+
+/// What a linked clone stands on: a frozen layer of another volume.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct BaseLayer {
+    pub volume: VolumeId,
+    pub layer: LayerId,
+    /// Bytes that the snapshot had; the clone reads as zeroes beyond.
+    pub size: u64,
 }

@@ -58,6 +58,19 @@ id!(/// The place of a chunk in its layer: byte offset / [`CHUNK_BYTES`](crate::
 #[serde(transparent)]
 pub struct ClusterId(pub u128);
 
+impl AttachmentId {
+    /// Of nobody in particular: what is frozen changes for nobody, so who reads it needs no attachment that could be fenced. Never given out.
+    pub const FROZEN: AttachmentId = AttachmentId(0);
+}
+
+impl SessionId {
+    /// A session that a process draws at random for itself, to read what is frozen. The metadata service counts its own from 1 and never
+    /// gets here.
+    pub fn drawn(random: u64) -> SessionId {
+        SessionId(random | 1 << 63)
+    }
+}
+
 impl StackRevision {
     /// Of a volume that never had another stack than its first layer.
     pub const FIRST: StackRevision = StackRevision(1);

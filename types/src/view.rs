@@ -158,7 +158,7 @@ impl Floor {
         self.closed
             || match self.generations.get(&attachment) {
                 Some(lowest) => generation < *lowest,
-                None => attachment < self.oldest_attachment,
+                None => attachment < self.oldest_attachment && attachment != AttachmentId::FROZEN,
             }
     }
 }
@@ -291,6 +291,9 @@ mod tests {
         assert!(floor.fences(AttachmentId(3), Generation(1)));
         assert!(!floor.fences(AttachmentId(3), Generation(2)));
         assert!(!floor.fences(AttachmentId(5), Generation(1)));
+        assert!(!floor.fences(AttachmentId::FROZEN, Generation(0)), "what is frozen may be read by anybody");
+        floor.closed = true;
+        assert!(floor.fences(AttachmentId::FROZEN, Generation(0)));
     }
 
     #[test]
