@@ -252,6 +252,8 @@ pub struct ServiceStatus {
     pub address: String,
     /// By OSD; those that this leader has heard.
     pub usage: Vec<(OsdId, OsdUsage)>,
+    /// Deleted volumes that are in no list and kept for the clones that stand on them, as far as this node has applied.
+    pub volumes_kept: u64,
 }
 
 /// Why the metadata service refused. The texts are for people and name what to do.
@@ -299,8 +301,8 @@ pub struct VolumeInfo {
     /// Top first.
     pub layers: Vec<LayerId>,
     pub attachments: Vec<AttachmentInfo>,
-    /// Of a clone.
-    pub origin: Option<OriginInfo>,
+    /// Of a clone. In a box, since most volumes are none and it would make each answer larger.
+    pub origin: Option<Box<OriginInfo>>,
     /// Volumes that were cloned from its snapshots.
     pub clones: u64,
 }

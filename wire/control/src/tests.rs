@@ -30,6 +30,7 @@ where
 }
 
 const PG: PgId = PgId { pool: PoolId(3), index: 70_000 };
+const BASE: BaseLayer = BaseLayer { volume: VolumeId(9), layer: LayerId(u64::MAX), size: 1 << 54 };
 const BOOT: BootId = BootId(u64::MAX);
 const CLUSTER: ClusterId = ClusterId(0x0123_4567_89ab_cdef_0123_4567_89ab_cdef);
 
@@ -126,6 +127,11 @@ fn snapshot(state: SnapshotState) -> SnapshotInfo {
     }
 }
 
+fn origin(snapshot: Option<Name>) -> OriginInfo {
+    let deleted = snapshot.is_none();
+    OriginInfo { base: BASE, volume_name: name("golden"), snapshot, deleted }
+}
+
 fn volume(state: VolumeState) -> VolumeInfo {
     VolumeInfo {
         id: VolumeId(1),
@@ -138,6 +144,8 @@ fn volume(state: VolumeState) -> VolumeInfo {
         stack_revision: StackRevision(1),
         layers: vec![LayerId(1), LayerId(2)],
         attachments: vec![attachment()],
+        origin: Some(Box::new(origin(Some(name("s"))))),
+        clones: 1_000,
     }
 }
 
@@ -164,6 +172,9 @@ fn requests_come_back_the_same() {
         R::SnapshotShow { volume: name("v"), name: name("s") },
         R::VolumeRevert { volume: name("v"), snapshot: name("s"), force: false },
         R::VolumeRevert { volume: name("v"), snapshot: name("s"), force: true },
+        R::VolumeClone { source: disk("v@s"), names: vec![name("a"), name("b")], pool: None },
+        R::VolumeClone { source: disk("v"), names: vec![], pool: Some(name("p")) },
+        R::BaseGrant { volume: VolumeId(3), layer: LayerId(u64::MAX) },
         R::VolumeExtend { name: name("v"), size: u64::MAX },
         R::Detach { name: disk("v"), gateway: None },
         R::Detach { name: disk("v@s"), gateway: Some(gateway()) },
@@ -221,7 +232,11 @@ fn answers_come_back_the_same() {
         layers: vec![LayerId(7)],
         size: 512,
         read_only: true,
+        base: None,
     };
+    let of_clone = AttachGrant { base: Some(BASE), ..grant.clone() };
+    let of_deleted = VolumeInfo { origin: Some(Box::new(origin(None))), ..volume(VolumeState::Available) };
+    let no_clone = VolumeInfo { origin: None, clones: 0, ..volume(VolumeState::Available) };
     let pool = view().pools[&PoolId(3)].clone();
     let text = || "t".to_owned();
     let states = [VolumeState::Available, VolumeState::Attached, VolumeState::Deleting];
@@ -235,13 +250,16 @@ fn answers_come_back_the_same() {
         Ok(R::Snapshots(vec![snapshot(SnapshotState::Available)])),
         Ok(R::Attachment(attachment())),
         Ok(R::Attachments(vec![attachment(), attachment()])),
+        Ok(R::Volumes(vec![of_deleted, no_clone])),
         Ok(R::Opened(grant)),
+        Ok(R::Opened(of_clone)),
         Ok(R::OsdCreated { osd: OsdId(1), cluster: CLUSTER }),
         Ok(R::View(Box::new(view()))),
         Ok(R::Status(ServiceStatus {
             leader: MdsId(2),
             address: text(),
             usage: vec![(OsdId(1), OsdUsage { total: 4, used: 3, repaired_blocks: 2, lost_blocks: 1 })],
+            volumes_kept: 5,
         })),
         Ok(R::Scrub { number: 3, pgs: vec![PG] }),
         Ok(R::Perf(vec![])),
@@ -281,6 +299,14 @@ fn what_is_wrong_is_refused_by_field() {
     assert!(matches!(attach, Err(ProtoError::Name { field: "Attach.name", .. })));
     let state = SnapshotInfo::try_from(proto::SnapshotInfo { state: 9, ..snapshot(SnapshotState::Creating).into() });
     assert_eq!(state, Err(ProtoError::Missing("SnapshotInfo.state")));
+    let clone = proto::VolumeClone { source: "v@s".into(), names: vec!["a".into(), "b c".into()], pool: None };
+    let clone = request(Kind::VolumeClone(clone));
+    assert!(matches!(clone, Err(ProtoError::Name { field: "VolumeClone.names", .. })));
+    let clone = request(Kind::VolumeClone(proto::VolumeClone { source: "v@".into(), ..Default::default() }));
+    assert!(matches!(clone, Err(ProtoError::Name { field: "VolumeClone.source", .. })));
+    let mut info = proto::VolumeInfo::from(volume(VolumeState::Available));
+    info.origin = Some(proto::OriginInfo { volume_name: "v".into(), ..Default::default() });
+    assert_eq!(VolumeInfo::try_from(info), Err(ProtoError::Missing("OriginInfo.base")));
     let change = proto::PgChange { pg: None, epoch: 1, from: 1, change: None };
     assert_eq!(request(Kind::PgChange(change)), Err(ProtoError::Missing("PgChange.pg")));
     let start = proto::ScrubStart { target: Some(proto::ScrubTarget { target: None }), deep: false };
@@ -309,6 +335,32 @@ fn histograms_of_other_versions_are_taken_as_far_as_they_are_understood() {
     let heartbeat = OsdHeartbeat::from(proto::OsdHeartbeat { perf, ..Default::default() });
     let counts: Vec<_> = heartbeat.perf.iter().map(|(stage, histogram)| (*stage, histogram.count())).collect();
     assert_eq!(counts, [(Stage::Write, u64::MAX)]);
+}
+
+/// Who doesn't know clones would take the grant of one for that of an empty volume.
+#[test]
+fn the_grant_of_a_clone_is_told_in_a_field_of_its_own() {
+    use proto::control_reply::Reply as Kind;
+    let grant = |base| AttachGrant {
+        volume: VolumeId(1),
+        name: disk("v"),
+        attachment: AttachmentId(2),
+        generation: Generation(3),
+        session: SessionId(4),
+        pool: PoolId(5),
+        placement_key: 6,
+        stack_revision: StackRevision(7),
+        layers: vec![LayerId(8)],
+        size: 512,
+        read_only: false,
+        base,
+    };
+    let reply = |base| proto::ControlReply::from(ControlReply::Opened(grant(base))).reply;
+    assert!(matches!(reply(None), Some(Kind::Opened(_))));
+    let Some(Kind::OpenedClone(of_clone)) = reply(Some(BASE)) else { panic!("in a field of its own") };
+    let without = Kind::OpenedClone(proto::AttachGrant { base: None, ..of_clone });
+    let refused = ControlReply::try_from(proto::ControlReply { reply: Some(without) });
+    assert_eq!(refused, Err(ProtoError::Missing("AttachGrant.base")));
 }
 
 /// A change of golden/control-v1.hex is a change of the protocol: only ever add to it, and say so in the commit's first line.

@@ -149,6 +149,7 @@ fn is_repeatable(request: &ControlRequest) -> bool {
         | R::VolumeExtend { .. }
         | R::OpenAttachment { .. }
         | R::SessionGrant { .. }
+        | R::BaseGrant { .. }
         | R::RegisterGateway { .. }
         | R::OsdRegister { .. }
         | R::OsdHeartbeat(_)
@@ -164,6 +165,7 @@ fn is_repeatable(request: &ControlRequest) -> bool {
         | R::VolumeDelete { .. }
         | R::SnapshotCreate { .. }
         | R::VolumeRevert { .. }
+        | R::VolumeClone { .. }
         | R::Attach { .. }
         | R::Detach { .. }
         | R::OsdCreate { .. } => false,

@@ -6,8 +6,8 @@ use super::{
 use crate::proto;
 use crate::proto::control_reply::Reply as Kind;
 use ashlar_types::control::{
-    AttachGrant, AttachmentInfo, ControlError, ControlReply, OsdUsage, ServiceStatus, SnapshotInfo, SnapshotState,
-    VolumeInfo, VolumeState,
+    AttachGrant, AttachmentInfo, BaseLayer, ControlError, ControlReply, OriginInfo, OsdUsage, ServiceStatus,
+    SnapshotInfo, SnapshotState, VolumeInfo, VolumeState,
 };
 use ashlar_types::{
     AttachmentId, Generation, LayerId, MdsId, OsdId, PoolId, Revision, SessionId, SnapshotId, StackRevision, VolumeId,
@@ -54,6 +54,7 @@ impl From<ControlReply> for proto::ControlReply {
             R::Attachments(attachments) => {
                 Kind::Attachments(proto::Attachments { attachments: attachments.into_iter().map(Into::into).collect() })
             }
+            R::Opened(grant) if grant.base.is_some() => Kind::OpenedClone(grant.into()),
             R::Opened(grant) => Kind::Opened(grant.into()),
             R::OsdCreated { osd, cluster } => {
                 Kind::OsdCreated(proto::OsdCreated { osd: osd.0, cluster: cluster_to_bytes(cluster) })
@@ -84,6 +85,8 @@ impl TryFrom<proto::ControlReply> for ControlReply {
             Kind::Attachment(attachment) => R::Attachment(attachment.try_into()?),
             Kind::Attachments(attachments) => R::Attachments(each(attachments.attachments)?),
             Kind::Opened(grant) => R::Opened(grant.try_into()?),
+            Kind::OpenedClone(grant) if grant.base.is_none() => return Err(ProtoError::Missing("AttachGrant.base")),
+            Kind::OpenedClone(grant) => R::Opened(grant.try_into()?),
             Kind::OsdCreated(created) => R::OsdCreated {
                 osd: OsdId(created.osd),
                 cluster: cluster_from_bytes("OsdCreated.cluster", &created.cluster)?,
@@ -106,6 +109,7 @@ impl From<ServiceStatus> for proto::ServiceStatus {
             leader: status.leader.0,
             address: status.address,
             usage: status.usage.into_iter().map(usage).collect(),
+            volumes_kept: status.volumes_kept,
         }
     }
 }
@@ -117,6 +121,7 @@ impl From<proto::ServiceStatus> for ServiceStatus {
             leader: MdsId(status.leader),
             address: status.address,
             usage: status.usage.into_iter().map(usage).collect(),
+            volumes_kept: status.volumes_kept,
         }
     }
 }
@@ -139,6 +144,8 @@ impl From<VolumeInfo> for proto::VolumeInfo {
             stack_revision: v.stack_revision.0,
             layers: v.layers.into_iter().map(|l| l.0).collect(),
             attachments: v.attachments.into_iter().map(Into::into).collect(),
+            origin: v.origin.map(|origin| (*origin).into()),
+            clones: v.clones,
         }
     }
 }
@@ -163,7 +170,44 @@ impl TryFrom<proto::VolumeInfo> for VolumeInfo {
             stack_revision: StackRevision(v.stack_revision),
             layers: v.layers.into_iter().map(LayerId).collect(),
             attachments: each(v.attachments)?,
+            origin: v.origin.map(|origin| Ok(Box::new(origin.try_into()?))).transpose()?,
+            clones: v.clones,
         })
+    }
+}
+
+impl From<OriginInfo> for proto::OriginInfo {
+    fn from(o: OriginInfo) -> Self {
+        proto::OriginInfo {
+            base: Some(o.base.into()),
+            volume_name: o.volume_name.into(),
+            snapshot: o.snapshot.map(Into::into),
+            deleted: o.deleted,
+        }
+    }
+}
+
+impl TryFrom<proto::OriginInfo> for OriginInfo {
+    type Error = ProtoError;
+    fn try_from(o: proto::OriginInfo) -> Result<Self, ProtoError> {
+        Ok(OriginInfo {
+            base: required("OriginInfo.base", o.base)?.into(),
+            volume_name: name("OriginInfo.volume_name", &o.volume_name)?,
+            snapshot: o.snapshot.map(|s| name("OriginInfo.snapshot", &s)).transpose()?,
+            deleted: o.deleted,
+        })
+    }
+}
+
+impl From<BaseLayer> for proto::BaseLayer {
+    fn from(base: BaseLayer) -> Self {
+        proto::BaseLayer { volume: base.volume.0, layer: base.layer.0, size: base.size }
+    }
+}
+
+impl From<proto::BaseLayer> for BaseLayer {
+    fn from(base: proto::BaseLayer) -> Self {
+        BaseLayer { volume: VolumeId(base.volume), layer: LayerId(base.layer), size: base.size }
     }
 }
 
@@ -256,6 +300,7 @@ impl From<AttachGrant> for proto::AttachGrant {
             layers: g.layers.into_iter().map(|l| l.0).collect(),
             size: g.size,
             read_only: g.read_only,
+            base: g.base.map(Into::into),
         }
     }
 }
@@ -275,6 +320,7 @@ impl TryFrom<proto::AttachGrant> for AttachGrant {
             layers: g.layers.into_iter().map(LayerId).collect(),
             size: g.size,
             read_only: g.read_only,
+            base: g.base.map(Into::into),
         })
     }
 }

@@ -5,7 +5,7 @@ use super::{ProtoError, byte, disk_name, name, pg_from_proto, pg_required, pg_to
 use crate::proto;
 use crate::proto::control_request::Request as Kind;
 use ashlar_types::control::{AttachMode, ControlRequest, OsdHeartbeat, OsdUsage, PgChange};
-use ashlar_types::{BootId, Epoch, OsdId, Revision, SessionId};
+use ashlar_types::{BootId, Epoch, LayerId, OsdId, Revision, SessionId, VolumeId};
 
 impl From<ControlRequest> for proto::ControlRequest {
     fn from(request: ControlRequest) -> Self {
@@ -36,6 +36,11 @@ impl From<ControlRequest> for proto::ControlRequest {
             R::VolumeRevert { volume, snapshot, force } => {
                 Kind::VolumeRevert(proto::VolumeRevert { volume: volume.into(), snapshot: snapshot.into(), force })
             }
+            R::VolumeClone { source, names, pool } => Kind::VolumeClone(proto::VolumeClone {
+                source: source.to_string(),
+                names: names.into_iter().map(Into::into).collect(),
+                pool: pool.map(Into::into),
+            }),
             R::Attach { name, gateway, mode, read_only } => Kind::Attach(proto::Attach {
                 name: name.to_string(),
                 gateway,
@@ -49,6 +54,7 @@ impl From<ControlRequest> for proto::ControlRequest {
             R::SessionGrant { name, session } => {
                 Kind::SessionGrant(proto::SessionGrant { name: name.to_string(), session: session.0 })
             }
+            R::BaseGrant { volume, layer } => Kind::BaseGrant(proto::BaseGrant { volume: volume.0, layer: layer.0 }),
             R::AttachmentList { gateway } => Kind::AttachmentList(proto::AttachmentList { gateway }),
             R::RegisterGateway { gateway, boot, nbd_address, nbd_socket } => {
                 Kind::RegisterGateway(proto::RegisterGateway { gateway, boot: boot.0, nbd_address, nbd_socket })
@@ -122,6 +128,11 @@ impl TryFrom<proto::ControlRequest> for ControlRequest {
                 snapshot: name("VolumeRevert.snapshot", &r.snapshot)?,
                 force: r.force,
             },
+            Kind::VolumeClone(r) => R::VolumeClone {
+                source: disk_name("VolumeClone.source", &r.source)?,
+                names: r.names.iter().map(|n| name("VolumeClone.names", n)).collect::<Result<_, _>>()?,
+                pool: r.pool.map(|p| name("VolumeClone.pool", &p)).transpose()?,
+            },
             Kind::VolumeExtend(r) => R::VolumeExtend { name: name("VolumeExtend.name", &r.name)?, size: r.size },
             Kind::Attach(r) => R::Attach {
                 name: disk_name("Attach.name", &r.name)?,
@@ -138,6 +149,7 @@ impl TryFrom<proto::ControlRequest> for ControlRequest {
             Kind::SessionGrant(r) => {
                 R::SessionGrant { name: disk_name("SessionGrant.name", &r.name)?, session: SessionId(r.session) }
             }
+            Kind::BaseGrant(r) => R::BaseGrant { volume: VolumeId(r.volume), layer: LayerId(r.layer) },
             Kind::AttachmentList(r) => R::AttachmentList { gateway: r.gateway },
             Kind::RegisterGateway(r) => R::RegisterGateway {
                 gateway: r.gateway,
