@@ -1,9 +1,12 @@
 //! Random commands, sensible and senseless: no panic, every invariant after each, and one property on top of them all:
 //! whoever is given an exclusive volume, every PG refuses everybody who had it before; and what anybody is given to read is kept by
-//! every PG, in a stack that none refuses.
+//! every PG, in a stack that none refuses. So is all that a clone stands on, however many deletions later; and when everybody is deleted,
+//! nothing is kept.
 
 use ashlar_mds_core::state::{ClusterState, Command};
-use ashlar_types::control::{AttachGrant, AttachMode, ControlError, ControlReply, ControlRequest, PgChange};
+use ashlar_types::control::{
+    AttachGrant, AttachMode, ControlError, ControlReply, ControlRequest, PgChange, VolumeInfo,
+};
 use ashlar_types::scrub::{ScrubReport, ScrubTarget};
 use ashlar_types::view::{ClusterView, Floor};
 use ashlar_types::{BootId, ClusterId, DiskName, Epoch, IdSet, LayerId, Name, OsdId, PgId, PoolId, Revision, VolumeId};
@@ -25,7 +28,12 @@ impl Digits {
     }
 
     fn name(&mut self) -> Name {
-        Name::new(["a", "a", "a", "b"][self.next(4) as usize]).expect("a good name")
+        Name::new(["a", "a", "a", "b", "c", "d"][self.next(6) as usize]).expect("a good name")
+    }
+
+    fn clones(&mut self) -> Vec<Name> {
+        let count = 1 + self.next(2);
+        (0..count).map(|_| Name::new(["b", "c", "d"][self.next(3) as usize]).expect("a good name")).collect()
     }
 
     fn snapshot(&mut self) -> Name {
@@ -63,7 +71,7 @@ fn target(d: &mut Digits) -> ScrubTarget {
 fn command(number: u64, view: &ClusterView) -> Command {
     use ControlRequest as R;
     let mut d = Digits(number);
-    let request = match d.next(28) {
+    let request = match d.next(32) {
         21 => R::ScrubStart { target: target(&mut d), deep: d.next(2) == 0 },
         22 => R::ScrubCancel { target: target(&mut d) },
         23 => {
@@ -87,6 +95,12 @@ fn command(number: u64, view: &ClusterView) -> Command {
         }
         24 | 25 => R::SnapshotCreate { volume: d.name(), name: d.snapshot(), taken_at: d.next(3) },
         26 | 27 => R::VolumeRevert { volume: d.name(), snapshot: d.snapshot(), force: d.next(2) == 0 },
+        28..=31 => {
+            let snapshot = (d.next(8) > 0).then(|| d.snapshot());
+            let source = DiskName { volume: d.name(), snapshot };
+            let pool = (d.next(3) == 0).then(|| d.name());
+            R::VolumeClone { source, names: d.clones(), pool }
+        }
         20 => {
             let pgs = view.pgs.values().filter(|_| d.next(2) == 0).map(|c| (c.pg, c.epoch)).collect();
             return Command::Rebalance { pgs };
@@ -193,6 +207,72 @@ impl World {
     }
 }
 
+fn ask(state: &ClusterState, request: ControlRequest) -> ControlReply {
+    state.query(&request).expect("a read").unwrap_or_else(|refusal| panic!("{request:?}: {refusal}"))
+}
+
+fn volumes(state: &ClusterState) -> Vec<VolumeInfo> {
+    match ask(state, ControlRequest::VolumeList) {
+        ControlReply::Volumes(volumes) => volumes,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// What clones stand on can be read by everybody, all the way down.
+fn assert_bases(state: &ClusterState, world: &World, view: &ClusterView) {
+    for volume in volumes(state) {
+        let mut next = volume.origin.map(|origin| origin.base);
+        while let Some(base) = next {
+            let ControlReply::Opened(grant) =
+                ask(state, ControlRequest::BaseGrant { volume: base.volume, layer: base.layer })
+            else {
+                panic!("{base:?} is granted");
+            };
+            assert_eq!((grant.layers.first(), grant.size), (Some(&base.layer), base.size));
+            let retired = world.retired.get(&grant.pool);
+            let is_kept = |layer: &LayerId| retired.is_none_or(|retired| !retired.contains(*layer));
+            assert!(grant.layers.iter().all(is_kept), "{grant:?} of {} is of layers that are kept", volume.name);
+            for pg in view.pgs.keys().filter(|pg| pg.pool == grant.pool) {
+                let Some(floor) = world.floors.get(&(*pg, grant.volume)) else { continue };
+                assert!(floor.stack_revision <= grant.stack_revision, "{pg} serves the stack that was given");
+                assert!(!floor.fences(grant.attachment, grant.generation), "{pg} serves who reads what is frozen");
+            }
+            next = grant.base;
+        }
+    }
+}
+
+/// Deletes all volumes, whoever has them.
+fn delete_everything(state: &mut ClusterState) {
+    let mut apply = |request| {
+        let index = state.applied() + 1;
+        let reply = state.apply(index, Command::Request(request));
+        state.assert_invariants();
+        reply
+    };
+    let ControlReply::Attachments(attachments) = apply(ControlRequest::AttachmentList { gateway: None }).expect("read")
+    else {
+        panic!("a list");
+    };
+    for attachment in attachments {
+        let gateway = Some(attachment.gateway);
+        apply(ControlRequest::Detach { name: attachment.name, gateway }).expect("attached");
+    }
+    let ControlReply::Volumes(volumes) = apply(ControlRequest::VolumeList).expect("read") else { panic!("a list") };
+    for volume in volumes {
+        apply(ControlRequest::VolumeDelete { name: volume.name, with_snapshots: true }).expect("nobody has it");
+    }
+    // A volume that is kept is closed when the barrier of the last clone on it has passed.
+    for _ in 0..1000 {
+        let ControlReply::View(view) = apply(ControlRequest::ViewSince { revision: Revision(0) }).expect("read") else {
+            panic!("a view");
+        };
+        let Some(barrier) = view.barriers.first() else { return };
+        apply(ControlRequest::BarrierPassed { barrier: barrier.id, pgs: barrier.pgs.clone() }).expect("noted");
+    }
+    panic!("barriers come without end");
+}
+
 fn is_shared(state: &ClusterState, name: &Name) -> bool {
     match state.query(&ControlRequest::VolumeShow { name: name.clone() }) {
         Some(Ok(ControlReply::Volume(info))) => {
@@ -225,11 +305,15 @@ proptest! {
             }
             watcher.apply(state.view_since(watcher.revision));
             prop_assert_eq!(&watcher, &state.view_since(Revision(0)), "differences lead to the whole");
+            assert_bases(&state, &world, &watcher);
             if let Ok(ControlReply::Opened(grant)) = result {
                 let shared = grant.name.snapshot.is_some() || is_shared(&state, &grant.name.volume);
                 world.on_grant(grant, shared, &watcher);
             }
         }
-        prop_assert_eq!(ClusterState::decode(&state.encode()), Ok(state));
+        let decoded = ClusterState::decode(&state.encode());
+        prop_assert_eq!(decoded.as_ref(), Ok(&state));
+        delete_everything(&mut state);
+        prop_assert!(volumes(&state).is_empty() && state.volumes_kept() == 0, "nothing is kept for nobody");
     }
 }

@@ -115,7 +115,12 @@ impl MetadataNode {
     /// What only a leader knows. It may have lost the lead without having heard of it; the answer is for people.
     fn status(&self) -> ServiceStatus {
         let address = self.config.peers.get(&self.config.id).cloned().unwrap_or_default();
-        ServiceStatus { leader: self.config.id, address, usage: self.osd_usage().collect() }
+        ServiceStatus {
+            leader: self.config.id,
+            address,
+            usage: self.osd_usage().collect(),
+            volumes_kept: self.state.volumes_kept(),
+        }
     }
 
     fn on_heartbeat(&mut self, heartbeat: OsdHeartbeat) -> Result<ControlReply, ControlError> {

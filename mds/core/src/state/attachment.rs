@@ -278,6 +278,8 @@ impl ClusterState {
             layers: self.stack(top),
             size,
             read_only: attachment.read_only,
+            // Of a snapshot of a clone too: it is read through what the clone stands on.
+            base: volume.origin,
         }
     }
 

@@ -72,9 +72,7 @@ impl ClusterState {
             self.layers.remove(&layer);
         }
         if record.floor.closed {
-            let name = record.name.clone();
-            self.volumes.remove(&volume);
-            self.volume_names.remove(&name);
+            self.remove_volume(volume);
             return;
         }
         for attachment in record.attachments.values_mut() {

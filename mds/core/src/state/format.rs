@@ -3,7 +3,9 @@
 //! readable. See conventions §3.
 
 mod command_v2;
+mod command_v3;
 mod snapshot_v1;
+mod snapshot_v2;
 
 use super::{ClusterState, Command};
 use serde::Serialize;
@@ -11,10 +13,11 @@ use serde::de::DeserializeOwned;
 
 const COMMAND_MAGIC: [u8; 2] = *b"AC";
 /// 2: scrubs. Requests were added behind those of version 1, whose bytes mean the same. 3: snapshots, and names of disks.
-const COMMAND_VERSION: u16 = 3;
+/// 4: clones.
+const COMMAND_VERSION: u16 = 4;
 const SNAPSHOT_MAGIC: [u8; 2] = *b"AS";
-/// 2: layers are a tree, and snapshots.
-const SNAPSHOT_VERSION: u16 = 2;
+/// 2: layers are a tree, and snapshots. 3: clones, and deleted volumes that are kept for them.
+const SNAPSHOT_VERSION: u16 = 3;
 /// magic (2), version (2, LE), CRC32C of the payload (4, LE).
 const ENVELOPE_BYTES: usize = 8;
 
@@ -43,6 +46,7 @@ impl Command {
         let what = "log entry";
         match open(what, COMMAND_MAGIC, COMMAND_VERSION, bytes)? {
             (1 | 2, payload) => Ok(contents::<command_v2::CommandV2>(what, payload)?.into()),
+            (3, payload) => Ok(contents::<command_v3::CommandV3>(what, payload)?.into()),
             (_, payload) => contents(what, payload),
         }
     }
@@ -58,6 +62,7 @@ impl ClusterState {
         let what = "snapshot";
         match open(what, SNAPSHOT_MAGIC, SNAPSHOT_VERSION, bytes)? {
             (1, payload) => snapshot_v1::upgrade(contents(what, payload)?).ok_or(FormatError::Contradiction { what }),
+            (2, payload) => Ok(contents::<snapshot_v2::StateV2>(what, payload)?.into()),
             (_, payload) => contents(what, payload),
         }
     }

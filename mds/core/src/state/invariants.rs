@@ -1,6 +1,7 @@
 //! What must hold after every command. Called by the simulator and the tests after each, by the node after each snapshot.
 
 use super::ClusterState;
+use super::clone::LEVELS_MAX;
 use super::volume::VolumeRecord;
 use ashlar_types::control::SnapshotState;
 use ashlar_types::view::PgConfig;
@@ -30,8 +31,9 @@ impl ClusterState {
                 assert!(attachment.session.0 < self.next.session, "A1: session ids are given out in order");
             }
         }
-        assert!(self.volume_names.len() == self.volumes.len(), "each volume has one name");
+        assert!(self.volume_names.len() == self.listed_volumes().count(), "each volume that is listed has one name");
         self.assert_layers();
+        self.assert_clones();
         for barrier in self.barriers.values() {
             let volume = self.volumes.get(&barrier.volume).expect("S2: a barrier's volume exists");
             assert!(volume.barrier == Some(barrier.id), "S2: a volume has at most one barrier, its last");
@@ -120,9 +122,47 @@ impl ClusterState {
         }
     }
 
+    fn assert_clones(&self) {
+        let mut named: i64 = 0;
+        for volume in self.volumes.values() {
+            let (id, name) = (volume.id, &volume.name);
+            for (layer, clones) in &volume.clones {
+                let below = self.layers.get(layer).expect("O1: what clones stand on exists");
+                assert!(
+                    below.volume == id && *layer != volume.top,
+                    "O1: clones of {name} stand on a frozen layer of it"
+                );
+                assert!(!clones.is_empty(), "O1: who stands on {layer} is named");
+                named += clones.len() as i64;
+            }
+            assert!(!volume.floor.closed || volume.clones.is_empty(), "O2: {name} is kept for its clones");
+            if volume.hidden {
+                assert!(volume.snapshots.is_empty() && volume.attachments.is_empty(), "O3: nothing is left of {name}");
+                assert!(volume.floor.closed || !volume.clones.is_empty(), "O3: {name} is kept for somebody");
+                assert!(self.layers[&volume.top].parent.is_none(), "O3: the top of {name} is empty");
+            }
+            assert!(self.origins(volume).take(LEVELS_MAX + 1).count() <= LEVELS_MAX, "O4: {name} is not too high");
+            let Some(origin) = volume.origin else { continue };
+            named -= 1;
+            let below = self.volumes.get(&origin.volume).expect("O1: an origin exists");
+            let is_named = below.clones.get(&origin.layer).is_some_and(|clones| clones.contains(&id));
+            assert!(is_named && origin.volume < id, "O1: {name} is named by the older volume that it stands on");
+            let sizes = volume.snapshots.values().map(|snapshot| snapshot.size).chain([volume.size]);
+            assert!(sizes.min() >= Some(origin.size), "a clone never gets smaller than it was");
+            let first = below.clones[&origin.layer].first().and_then(|first| self.volumes.get(first));
+            let same = first.and_then(|first| first.origin).is_some_and(|first| first == origin);
+            assert!(same, "O1: all that stand on {} say the same of it", origin.layer);
+        }
+        assert!(named == 0, "O1: nobody else is named");
+    }
+
     fn assert_volume(&self, volume: &VolumeRecord) {
         let name = &volume.name;
-        assert!(self.volume_names.get(name) == Some(&volume.id), "{name} leads to its volume");
+        if volume.hidden {
+            assert!(self.volume_names.get(name) != Some(&volume.id), "O3: {name} leads nowhere, or to another volume");
+        } else {
+            assert!(self.volume_names.get(name) == Some(&volume.id), "{name} leads to its volume");
+        }
         assert!(self.pools.contains_key(&volume.pool), "the pool of {name} exists");
         assert!(volume.barrier.is_none_or(|b| self.barriers.contains_key(&b)), "S2: the barrier of {name} exists");
         assert!(!volume.floor.closed || volume.attachments.is_empty(), "nobody has {name} while it is deleted");

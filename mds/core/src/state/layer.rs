@@ -1,7 +1,7 @@
 //! Layers: which exist, and what lies below each (design.md §1.1). A volume's layers are a tree: its top and its snapshots each name one, and
 //! what is read there is that layer and the chain of its parents, the stack.
-//! L1: a parent is older than its child, of the same volume, and frozen: nobody's top. L2: each layer is in the stack of the top or of a
-//! snapshot, or is being retired. L3: a layer that is being retired stays known until its volume's barrier has passed, and is in no stack.
+//! L1: a parent is older than its child, of the same volume, and frozen: nobody's top. L2: each layer is in the stack of a tip (the top, a
+//! snapshot's layer, or one on which clones stand), or is being retired. L3: a layer that is being retired stays known until its volume's barrier has passed, and is in no stack.
 
 use super::volume::VolumeRecord;
 use super::{ClusterState, invalid};
@@ -23,19 +23,23 @@ pub(super) struct LayerRecord {
 }
 
 impl ClusterState {
-    /// Whether the pool has room for one more.
-    pub(super) fn check_room_for_layer(&self, pool: PoolId) -> Result<(), ControlError> {
-        if self.layers.len() >= LAYERS_MAX {
-            return Err(invalid(format!("there are {LAYERS_MAX} layers already, which is the most a cluster has")));
+    /// Whether the pool has room for so many more.
+    pub(super) fn check_room_for_layers(&self, pool: PoolId, more: usize) -> Result<(), ControlError> {
+        let all = self.layers.len();
+        if all + more > LAYERS_MAX {
+            let most = format!("a cluster has at most {LAYERS_MAX}");
+            return Err(invalid(format!("there are {all} layers already and no room for {more} more: {most}")));
         }
         // Counted only where it can matter: a pool has no more than all of them.
-        if self.layers.len() < LAYERS_PER_POOL_MAX {
+        if all + more <= LAYERS_PER_POOL_MAX {
             return Ok(());
         }
         let in_pool = self.layers.values().filter(|layer| self.pool_of(layer) == pool).count();
-        if in_pool >= LAYERS_PER_POOL_MAX {
-            let most = "which is the most one has; delete volumes with snapshots";
-            return Err(invalid(format!("there are {LAYERS_PER_POOL_MAX} layers in the pool already, {most}")));
+        if in_pool + more > LAYERS_PER_POOL_MAX {
+            let most = format!("one has at most {LAYERS_PER_POOL_MAX}; delete volumes with snapshots");
+            return Err(invalid(format!(
+                "there are {in_pool} layers in the pool already and no room for {more} more: {most}"
+            )));
         }
         Ok(())
     }
@@ -57,11 +61,10 @@ impl ClusterState {
         std::iter::successors(Some(top), parent)
     }
 
-    /// All layers that the top or a snapshot of a volume reads.
+    /// All layers of a volume that somebody reads.
     pub(super) fn layers_in_use(&self, volume: &VolumeRecord) -> BTreeSet<LayerId> {
         let mut used = BTreeSet::new();
-        let tips = volume.snapshots.values().map(|snapshot| snapshot.layer);
-        for tip in tips.chain([volume.top]) {
+        for tip in volume.tips() {
             // Where a chain joins one that was followed before, the rest is known.
             for layer in self.chain(tip) {
                 if !used.insert(layer) {

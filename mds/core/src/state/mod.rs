@@ -4,10 +4,11 @@
 //! S3: a handler checks everything before it changes anything, so a refusal leaves no trace.
 //! Every node applies the same commands in the same order and must reach the same state: no clock, no randomness, no
 //! unordered maps. PG rules: pg.rs. Placement: placement.rs. Volumes and fencing: volume.rs, attachment.rs, barrier.rs.
-//! Layers and snapshots: layer.rs, snapshot.rs. Scrubs: scrub.rs.
+//! Layers, snapshots and clones: layer.rs, snapshot.rs, clone.rs. Scrubs: scrub.rs.
 
 mod attachment;
 mod barrier;
+mod clone;
 mod command;
 mod format;
 mod invariants;
@@ -131,6 +132,7 @@ impl ClusterState {
             R::VolumeExtend { name, size } => self.volume_extend(&name, size),
             R::SnapshotCreate { volume, name, taken_at } => self.snapshot_create(&volume, name, taken_at),
             R::VolumeRevert { volume, snapshot, force } => self.volume_revert(&volume, &snapshot, force),
+            R::VolumeClone { source, names, pool } => self.volume_clone(&source, names, pool.as_ref()),
             R::Attach { name, gateway, mode, read_only } => self.attach(&name, gateway, mode, read_only),
             R::Detach { name, gateway } => self.detach(&name, gateway.as_deref()),
             R::OpenAttachment { name, gateway, boot } => self.open_attachment(&name, &gateway, boot),
@@ -153,6 +155,7 @@ impl ClusterState {
             | R::SnapshotList { .. }
             | R::SnapshotShow { .. }
             | R::SessionGrant { .. }
+            | R::BaseGrant { .. }
             | R::AttachmentList { .. }
             | R::ViewSince { .. }
             | R::ServiceStatus
@@ -167,13 +170,14 @@ impl ClusterState {
         use ControlRequest as R;
         Some(match request {
             R::PoolList => Ok(ControlReply::Pools(self.pools.values().map(|p| p.value.info.clone()).collect())),
-            R::VolumeList => Ok(ControlReply::Volumes(self.volumes.values().map(|v| self.volume_info(v)).collect())),
+            R::VolumeList => Ok(ControlReply::Volumes(self.listed_volumes().map(|v| self.volume_info(v)).collect())),
             R::VolumeShow { name } => self.volume(name).map(|v| ControlReply::Volume(self.volume_info(v))),
             R::SnapshotList { volume } => self.snapshot_list(volume.as_ref()),
             R::SnapshotShow { volume, name } => self.snapshot_show(volume, name),
             R::AttachmentList { gateway } => Ok(ControlReply::Attachments(self.attachment_list(gateway.as_deref()))),
             R::ViewSince { revision } => Ok(ControlReply::View(Box::new(self.view_since(*revision)))),
             R::SessionGrant { name, session } => self.session_grant(name, *session),
+            R::BaseGrant { volume, layer } => self.base_grant(*volume, *layer),
             R::OpenAttachment { name, gateway, boot } => return self.opened_before(name, gateway, *boot),
             _ => return None,
         })

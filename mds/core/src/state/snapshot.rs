@@ -98,7 +98,7 @@ impl ClusterState {
         if volume.stack_revision == StackRevision(u32::MAX) {
             return Err(invalid(format!("volume {} has had all the stacks that can be counted", volume.name)));
         }
-        self.check_room_for_layer(volume.pool)
+        self.check_room_for_layers(volume.pool, 1)
     }
 
     /// A barrier waits for each PG; one without a primary would hold up the snapshot, and the writes of those who share the volume.
@@ -136,7 +136,7 @@ impl ClusterState {
     pub(super) fn snapshot_list(&self, volume: Option<&Name>) -> Outcome {
         let volumes = match volume {
             Some(name) => vec![self.volume(name)?],
-            None => self.volumes.values().collect(),
+            None => self.listed_volumes().collect(),
         };
         let mut infos = Vec::new();
         for record in volumes {

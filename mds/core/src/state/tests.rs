@@ -6,6 +6,7 @@ use ashlar_types::scrub::{PgScrub, ScrubReport, ScrubTarget, ScrubWish};
 use ashlar_types::{AttachmentId, BootId, DiskName, Epoch, Generation, LayerId, StackRevision};
 
 mod attachments;
+mod clones;
 mod pgs;
 mod scrubs;
 mod snapshots;
@@ -238,9 +239,9 @@ fn damaged_bytes_are_told_apart() {
 #[test]
 fn golden_bytes_of_log_entries() {
     let hex = |command: &Command| command.encode().iter().map(|b| format!("{b:02x}")).collect::<String>();
-    let golden = include_str!("../../golden/command-v3.hex");
-    let older = golden_commands().into_iter().chain(golden_commands_of_version_2());
-    let commands: Vec<Command> = older.chain(golden_commands_of_version_3()).collect();
+    let golden = include_str!("../../golden/command-v4.hex");
+    let mut commands = golden_commands_until_version_3();
+    commands.extend(golden_commands_of_version_4());
     let encoded: Vec<String> = commands.iter().map(hex).collect();
     assert!(golden.lines().eq(&encoded), "log entries are not the golden ones:\n{}", encoded.join("\n"));
     for command in commands {
@@ -253,7 +254,8 @@ fn log_entries_of_older_versions_are_read() {
     let version_1 = (include_str!("../../golden/command-v1.hex"), golden_commands());
     let commands = golden_commands().into_iter().chain(golden_commands_of_version_2()).collect();
     let version_2 = (include_str!("../../golden/command-v2.hex"), commands);
-    for (golden, commands) in [version_1, version_2] {
+    let version_3 = (include_str!("../../golden/command-v3.hex"), golden_commands_until_version_3());
+    for (golden, commands) in [version_1, version_2, version_3] {
         assert_eq!(golden.lines().count(), commands.len());
         for (line, command) in golden.lines().zip(commands) {
             assert_eq!(Command::decode(&bytes_of(line)), Ok(command));
@@ -264,7 +266,21 @@ fn log_entries_of_older_versions_are_read() {
 /// Never edit: snapshots in the field hold these bytes. A change of the types is a new version in format.rs.
 #[test]
 fn golden_bytes_of_a_snapshot() {
-    let golden: String = include_str!("../../golden/snapshot-v2.hex").lines().collect();
+    let golden: String = include_str!("../../golden/snapshot-v3.hex").lines().collect();
+    let mut cluster = golden_cluster_of_version_2();
+    for clone in ["x", "y"] {
+        let (source, names) = (disk("w@two"), vec![name(clone)]);
+        cluster.ask(ControlRequest::VolumeClone { source, names, pool: None }).expect("cloned");
+    }
+    cluster.snapshot("x", "one").expect("taken");
+    cluster.ask(ControlRequest::Detach { name: disk("w@one"), gateway: None }).expect("attached");
+    cluster.ask(ControlRequest::VolumeDelete { name: name("w"), with_snapshots: true }).expect("hidden");
+    let encoded: String = cluster.state.encode().iter().map(|b| format!("{b:02x}")).collect();
+    assert_eq!(encoded, golden, "snapshots are not the golden one");
+    assert_eq!(ClusterState::decode(&bytes_of(&golden)), Ok(cluster.state));
+}
+
+fn golden_cluster_of_version_2() -> Cluster {
     let mut cluster = golden_cluster_of_version_1();
     cluster.volume("w", 1 << 20).expect("made");
     cluster.snapshot("w", "one").expect("taken");
@@ -273,9 +289,7 @@ fn golden_bytes_of_a_snapshot() {
     cluster.attach_disk("w@one", "g").expect("attached");
     cluster.open_disk("w@one", "g", 7).expect("opened");
     cluster.revert("w", "one", false).expect("nobody has it");
-    let encoded: String = cluster.state.encode().iter().map(|b| format!("{b:02x}")).collect();
-    assert_eq!(encoded, golden, "snapshots are not the golden one");
-    assert_eq!(ClusterState::decode(&bytes_of(&golden)), Ok(cluster.state));
+    cluster
 }
 
 fn golden_cluster_of_version_1() -> Cluster {
@@ -286,9 +300,11 @@ fn golden_cluster_of_version_1() -> Cluster {
 }
 
 #[test]
-fn a_snapshot_of_version_1_is_read() {
+fn snapshots_of_older_versions_are_read() {
     let golden: String = include_str!("../../golden/snapshot-v1.hex").lines().collect();
     assert_eq!(ClusterState::decode(&bytes_of(&golden)), Ok(golden_cluster_of_version_1().state));
+    let golden: String = include_str!("../../golden/snapshot-v2.hex").lines().collect();
+    assert_eq!(ClusterState::decode(&bytes_of(&golden)), Ok(golden_cluster_of_version_2().state));
 }
 
 fn bytes_of(hex: &str) -> Vec<u8> {
@@ -325,6 +341,21 @@ fn golden_commands_of_version_3() -> Vec<Command> {
         R::OpenAttachment { name: disk("vm-1@before"), gateway: gateway(), boot: BootId(9) },
     ];
     requests.into_iter().map(Command::Request).collect()
+}
+
+fn golden_commands_of_version_4() -> Vec<Command> {
+    use ControlRequest as R;
+    let names = || vec![name("vdi-0001"), name("vdi-0002")];
+    let requests = [
+        R::VolumeClone { source: disk("vm-1@before"), names: names(), pool: None },
+        R::VolumeClone { source: disk("vm-1@before"), names: names(), pool: Some(name("fast")) },
+    ];
+    requests.into_iter().map(Command::Request).collect()
+}
+
+fn golden_commands_until_version_3() -> Vec<Command> {
+    let older = golden_commands().into_iter().chain(golden_commands_of_version_2());
+    older.chain(golden_commands_of_version_3()).collect()
 }
 
 fn golden_commands() -> Vec<Command> {

@@ -1,9 +1,9 @@
-//! Volumes: names and sizes, and their end. Their layers: layer.rs, snapshot.rs.
+//! Volumes: names and sizes, and their end. Their layers: layer.rs, snapshot.rs, clone.rs.
 
 use super::attachment::AttachmentRecord;
 use super::snapshot::SnapshotRecord;
 use super::{ClusterState, Outcome, exists, invalid, not_found, placement};
-use ashlar_types::control::{ControlError, ControlReply, VolumeInfo, VolumeState};
+use ashlar_types::control::{BaseLayer, ControlError, ControlReply, VolumeInfo, VolumeState};
 use ashlar_types::view::Floor;
 use ashlar_types::{AttachmentId, DiskName, LayerId, Name, PoolId, SECTOR_BYTES, StackRevision, VolumeId};
 use serde::{Deserialize, Serialize};
@@ -38,9 +38,22 @@ pub(super) struct VolumeRecord {
     pub(super) floor: Floor,
     /// The barrier that carries `floor` to the PGs, until all have passed it (S2).
     pub(super) barrier: Option<u64>,
+    /// Of a clone: what it stands on.
+    pub(super) origin: Option<BaseLayer>,
+    /// Who stands on which of its layers, as their origins say (O1).
+    pub(super) clones: BTreeMap<LayerId, BTreeSet<VolumeId>>,
+    /// Deleted, and kept for those who stand on it (O3).
+    pub(super) hidden: bool,
 }
 
 impl VolumeRecord {
+    /// The layers at which somebody begins to read, each together with the chain below it: the top, those of snapshots, and those on which
+    /// clones stand. What no tip reaches is given up (L2); a tip that is not the top keeps its contents as they are.
+    pub(super) fn tips(&self) -> impl Iterator<Item = LayerId> + '_ {
+        let snapshots = self.snapshots.values().map(|snapshot| snapshot.layer);
+        snapshots.chain(self.clones.keys().copied()).chain([self.top])
+    }
+
     /// Those of the volume itself, not of its snapshots.
     pub(super) fn own_attachments(&self) -> impl Iterator<Item = &AttachmentRecord> {
         self.attachments.values().filter(|attachment| attachment.snapshot.is_none())
@@ -55,20 +68,49 @@ impl VolumeRecord {
 
 impl ClusterState {
     pub(super) fn volume_create(&mut self, name: Name, size: u64, pool: Option<Name>) -> Outcome {
-        if let Some(id) = self.volume_names.get(&name) {
-            let deleting = self.volumes.get(id).is_some_and(|v| v.floor.closed);
-            return Err(exists(if deleting { "volume (being deleted)" } else { "volume" }, name));
-        }
+        self.check_new_name(&name)?;
         check_size(size)?;
-        if self.volumes.len() >= VOLUMES_MAX {
-            return Err(invalid(format!("there are {VOLUMES_MAX} volumes already, which is the most a cluster has")));
-        }
         let pool = self.pool_for_volume(pool.as_ref())?;
-        if self.volumes.values().filter(|v| v.pool == pool).count() >= VOLUMES_PER_POOL_MAX {
-            let most = "which is the most one has; make another pool";
-            return Err(invalid(format!("there are {VOLUMES_PER_POOL_MAX} volumes in the pool already, {most}")));
+        self.check_room_for_volumes(pool, 1)?;
+        let id = self.add_volume(name, size, pool, None);
+        Ok(ControlReply::Volume(self.volume_info(&self.volumes[&id])))
+    }
+
+    pub(super) fn check_new_name(&self, name: &Name) -> Result<(), ControlError> {
+        let Some(id) = self.volume_names.get(name) else { return Ok(()) };
+        let deleting = self.volumes.get(id).is_some_and(|v| v.floor.closed);
+        Err(exists(if deleting { "volume (being deleted)" } else { "volume" }, name))
+    }
+
+    /// Whether the cluster and the pool have room for so many more, each with a layer. Those that are kept for their clones count: PGs keep
+    /// floors for them as for any.
+    pub(super) fn check_room_for_volumes(&self, pool: PoolId, more: usize) -> Result<(), ControlError> {
+        let all = self.volumes.len();
+        if all + more > VOLUMES_MAX {
+            let kept = self.kept_text(|_| true);
+            let most = format!("a cluster has at most {VOLUMES_MAX}");
+            return Err(invalid(format!("there are {all} volumes already{kept} and no room for {more} more: {most}")));
         }
-        self.check_room_for_layer(pool)?;
+        let in_pool = self.volumes.values().filter(|v| v.pool == pool).count();
+        if in_pool + more > VOLUMES_PER_POOL_MAX {
+            let kept = self.kept_text(|v| v.pool == pool);
+            let most = format!("one has at most {VOLUMES_PER_POOL_MAX}; make another pool");
+            let have = format!("there are {in_pool} volumes in the pool already{kept}");
+            return Err(invalid(format!("{have} and no room for {more} more: {most}")));
+        }
+        self.check_room_for_layers(pool, more)
+    }
+
+    /// For people who count fewer volumes in the list.
+    fn kept_text(&self, wanted: impl Fn(&VolumeRecord) -> bool) -> String {
+        match self.volumes.values().filter(|v| v.hidden && wanted(v)).count() {
+            0 => String::new(),
+            kept => format!(", {kept} of them deleted and kept for their clones,"),
+        }
+    }
+
+    /// A volume of one empty layer. The caller has checked everything.
+    pub(super) fn add_volume(&mut self, name: Name, size: u64, pool: PoolId, origin: Option<BaseLayer>) -> VolumeId {
         let id = VolumeId(self.next.volume);
         self.next.volume += 1;
         let top = self.add_layer(id, None);
@@ -88,14 +130,29 @@ impl ClusterState {
             attachments: BTreeMap::new(),
             floor: Floor::default(),
             barrier: None,
+            origin,
+            clones: BTreeMap::new(),
+            hidden: false,
         };
-        let info = self.volume_info(&record);
         self.volumes.insert(id, record);
         self.volume_names.insert(name, id);
-        Ok(ControlReply::Volume(info))
+        id
     }
 
-    /// Closes the volume; its PGs drop its layers as they pass the barrier. Its name is free when the last one has.
+    /// The floor that closed it holds, and its layers are gone.
+    pub(super) fn remove_volume(&mut self, volume: VolumeId) {
+        let record = self.volumes.remove(&volume).expect("the caller looked it up");
+        // The name of a hidden one may be another's by now.
+        if !record.hidden {
+            self.volume_names.remove(&record.name);
+        }
+        if let Some(origin) = record.origin {
+            self.clone_gone(volume, origin);
+        }
+    }
+
+    /// Closes the volume; its PGs drop its layers as they pass the barrier. Its name is free when the last one has. A volume on which clones
+    /// stand is hidden instead, and closed when the last of them is gone.
     pub(super) fn volume_delete(&mut self, name: &Name, with_snapshots: bool) -> Outcome {
         let volume = self.volume(name)?;
         if volume.floor.closed {
@@ -115,12 +172,23 @@ impl ClusterState {
             let way = "`volume delete --snapshots` deletes them with it";
             return Err(invalid(format!("volume {name} has {snapshots} snapshot{plural}; {way}")));
         }
-        let (id, layers) = (volume.id, self.layers_in_use(volume));
-        let record = self.volumes.get_mut(&id).expect("looked up above");
+        let (id, has_clones) = (volume.id, !volume.clones.is_empty());
+        if has_clones {
+            self.hide(id);
+        } else {
+            self.close(id);
+        }
+        self.done()
+    }
+
+    /// The volume ends: nobody has it or stands on it.
+    pub(super) fn close(&mut self, volume: VolumeId) {
+        let layers = self.layers_in_use(&self.volumes[&volume]);
+        let record = self.volumes.get_mut(&volume).expect("the caller looked it up");
+        assert!(record.clones.is_empty(), "O2: nobody stands on {volume}");
         record.snapshots.clear();
         record.retiring.extend(layers);
-        self.raise_floor(id, |floor| floor.closed = true);
-        self.done()
+        self.raise_floor(volume, |floor| floor.closed = true);
     }
 
     pub(super) fn volume_extend(&mut self, name: &Name, size: u64) -> Outcome {
@@ -155,6 +223,16 @@ impl ClusterState {
         Ok(volume)
     }
 
+    /// Those that people see.
+    pub(super) fn listed_volumes(&self) -> impl Iterator<Item = &VolumeRecord> {
+        self.volumes.values().filter(|volume| !volume.hidden)
+    }
+
+    /// Deleted volumes that are kept for their clones.
+    pub fn volumes_kept(&self) -> u64 {
+        self.volumes.values().filter(|volume| volume.hidden).count() as u64
+    }
+
     pub(super) fn volume_info(&self, volume: &VolumeRecord) -> VolumeInfo {
         let state = match (volume.floor.closed, volume.own_attachments().next().is_none()) {
             (true, _) => VolumeState::Deleting,
@@ -173,6 +251,8 @@ impl ClusterState {
             stack_revision: volume.stack_revision,
             layers: self.stack(volume.top),
             attachments: volume.attachments.values().map(|a| self.attachment_info(volume, a)).collect(),
+            origin: volume.origin.map(|origin| Box::new(self.origin_info(origin))),
+            clones: volume.clone_count(),
         }
     }
 }

@@ -111,6 +111,9 @@ fn upgrade_volume(old: VolumeV1, top: LayerId) -> VolumeRecord {
         attachments: old.attachments.into_iter().map(|(id, a)| (id, upgrade_attachment(a))).collect(),
         floor: old.floor,
         barrier: old.barrier,
+        origin: None,
+        clones: BTreeMap::new(),
+        hidden: false,
     }
 }
 
