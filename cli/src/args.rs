@@ -2,6 +2,7 @@
 
 use crate::down::STOP_SECONDS;
 use crate::error::CliError;
+use crate::name_template::NameTemplate;
 use crate::place::Place;
 use ashlar_chaos::{Aim, Plant};
 use ashlar_types::scrub::ScrubTarget;
@@ -202,6 +203,8 @@ pub enum VolumeCommand {
         #[arg(long, value_parser = name)]
         pool: Option<Name>,
     },
+    /// Make volumes that are at first what a snapshot is, and share what it holds; takes no space and no time
+    Clone(CloneArgs),
     /// List the volumes
     List,
     /// Everything about one volume
@@ -209,12 +212,12 @@ pub enum VolumeCommand {
         #[arg(value_parser = name)]
         name: Name,
     },
-    /// Draw the layers of a volume, or of all, and which snapshots they are
+    /// Draw the layers of a volume, or of all, which snapshots they are and which clones stand on them
     Tree {
         #[arg(value_parser = name)]
         name: Option<Name>,
     },
-    /// Delete a volume and its data; refused while it is attached or has snapshots
+    /// Delete a volume and its data; refused while it is attached or has snapshots. What its clones need is kept as long as they do
     Delete {
         #[arg(value_parser = name)]
         name: Name,
@@ -240,6 +243,46 @@ pub enum VolumeCommand {
         #[arg(long)]
         gateway: Option<String>,
     },
+}
+
+/// More than a pool has volumes.
+const CLONES_MAX: u64 = 40_000;
+/// Of the numbers in names.
+const NUMBER_MAX: u64 = 1_000_000_000;
+
+#[derive(Debug, Args)]
+pub struct CloneArgs {
+    /// The snapshot that they are at first
+    #[arg(value_name = "VOLUME@SNAPSHOT", value_parser = disk)]
+    pub source: DiskName,
+    /// The clone's name
+    #[arg(value_parser = name, required_unless_present = "count", conflicts_with_all = ["count", "name_template", "first"])]
+    pub name: Option<Name>,
+    /// Make so many
+    #[arg(long, value_name = "N", requires = "name_template", value_parser = clap::value_parser!(u64).range(1..=CLONES_MAX), allow_hyphen_values = true)]
+    pub count: Option<u64>,
+    /// Their names, with a place for the number, as vdi-%04d
+    #[arg(long, value_name = "TEMPLATE", requires = "count")]
+    pub name_template: Option<NameTemplate>,
+    /// The number of the first
+    #[arg(long, value_name = "N", requires = "count", default_value_t = 1, value_parser = clap::value_parser!(u64).range(..=NUMBER_MAX), allow_hyphen_values = true)]
+    pub first: u64,
+    /// [default: that of the snapshot's volume]
+    #[arg(long, value_parser = name)]
+    pub pool: Option<Name>,
+}
+
+impl CloneArgs {
+    pub fn names(&self) -> Result<Vec<Name>, CliError> {
+        match (&self.name, &self.name_template, self.count) {
+            (Some(name), None, None) => Ok(vec![name.clone()]),
+            (None, Some(template), Some(count)) => {
+                let names = (self.first..).take(usize::try_from(count).unwrap_or(usize::MAX)).map(|n| template.name(n));
+                names.collect::<Result<_, _>>().map_err(|source| CliError::NameTemplate { source })
+            }
+            _ => Err(CliError::Conflict { what: "give the clone a name, or --count and --name-template".into() }),
+        }
+    }
 }
 
 /// What a snapshot is waited for by default, as a takeover is.
@@ -527,6 +570,10 @@ mod tests {
             "ashlar volume attach v@s",
             "ashlar volume detach v@s --gateway g",
             "ashlar volume delete v --snapshots",
+            "ashlar volume clone v@s c",
+            "ashlar volume clone v@s c --pool p",
+            "ashlar volume clone v@s --count 1000 --name-template vdi-%04d --pool p",
+            "ashlar volume clone v@s --count 1000 --name-template vdi-%04d --first 0 --json",
             "ashlar volume tree",
             "ashlar volume tree v --json",
             "ashlar snapshot create v s",
@@ -569,6 +616,18 @@ mod tests {
         assert!(mistake("ashlar snapshot create v@").contains("name"));
         assert!(mistake("ashlar volume attach v@s@t").contains("a name takes letters"));
         assert!(mistake("ashlar volume extend v@s --size 1G").contains("a name takes letters"));
+        assert!(mistake("ashlar volume clone v@s").contains("<NAME>"));
+        assert!(mistake("ashlar volume clone v@s a b").contains("'b'"));
+        assert!(mistake("ashlar volume clone v@s a@b").contains("a name takes letters"));
+        assert!(mistake("ashlar volume clone v@s --count 3").contains("--name-template <TEMPLATE>"));
+        assert!(mistake("ashlar volume clone v@s --name-template c%d").contains("--count <N>"));
+        assert!(mistake("ashlar volume clone v@s a --count 3 --name-template c%d").contains("--count"));
+        assert!(mistake("ashlar volume clone v@s --count 3 --name-template c").contains("as %d or"));
+        for count in ["0", "-1", "40001", "x"] {
+            let line = format!("ashlar volume clone v@s --count {count} --name-template c%d");
+            assert!(mistake(&line).contains(&format!("'{count}'")), "{line}");
+        }
+        assert!(mistake("ashlar volume clone v@s a --first 7").contains("--first <N>"));
         assert!(mistake("ashlar scrub --pg 7").contains("pg.POOL.INDEX"));
         assert!(mistake("ashlar scrub --pg pg.1.0 --osd 2").contains("--osd"));
         assert!(mistake("ashlar scrub --cancel --deep").contains("--deep"));

@@ -25,6 +25,8 @@ pub struct ServiceStatus {
     pub leader: String,
     /// Of OSDs that the leader has heard of their space.
     pub usage: BTreeMap<OsdId, OsdUsage>,
+    /// Deleted volumes that clones stand on.
+    pub volumes_kept: u64,
 }
 
 impl Control {
@@ -45,6 +47,7 @@ impl Control {
             ControlReply::Status(status) => Ok(ServiceStatus {
                 leader: status.address,
                 usage: status.usage.into_iter().filter(|(_, usage)| usage.total > 0).collect(),
+                volumes_kept: status.volumes_kept,
             }),
             reply => Err(CliError::unexpected("status", &reply)),
         }

@@ -2,6 +2,7 @@
 
 use crate::layout::Service;
 use ashlar_types::control::ControlReply;
+use ashlar_types::{Name, NameError};
 use ashlar_wire_control::ControlClientError;
 use std::error::Error;
 use std::io;
@@ -69,6 +70,14 @@ pub enum CliError {
         waited.as_secs()
     )]
     NotAvailable { name: String, waited: Duration, pgs: String },
+    /// The first requests for many clones were done, and then one was not.
+    #[error(
+        "{made} of {wanted} clones are made, up to {last}; `--first {first_left} --count {}` goes on behind them when this is mended",
+        wanted - made
+    )]
+    Cloned { made: usize, wanted: usize, last: Name, first_left: u64, source: Box<CliError> },
+    #[error("--name-template makes a name that is none")]
+    NameTemplate { source: NameError },
     #[error(transparent)]
     Osd(#[from] ashlar_osd::OsdError),
     #[error(transparent)]

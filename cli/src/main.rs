@@ -11,6 +11,7 @@ mod down;
 mod error;
 mod health;
 mod layout;
+mod name_template;
 mod nbd_probe;
 mod output;
 mod place;

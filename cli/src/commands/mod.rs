@@ -3,9 +3,11 @@
 pub mod attach;
 mod barrier;
 pub mod chaos;
+mod clone;
 pub mod detach;
 pub mod disk;
 pub mod inspect;
+mod kept;
 pub mod osd;
 pub mod perf;
 pub mod pool;

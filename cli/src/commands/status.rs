@@ -72,7 +72,12 @@ fn for_people(facts: &Facts) -> String {
     }
     let _ = write!(text, "\nscrub    {}", scrub::summary(view, scrub::unix_now()));
     let bytes: u64 = facts.volumes.iter().map(|volume| volume.size).sum();
-    let _ = writeln!(text, "\nvolumes  {}, {} in all", facts.volumes.len(), format_bytes(bytes));
+    let kept = match facts.service.volumes_kept {
+        0 => String::new(),
+        1 => "; 1 deleted volume is kept for its clones".to_owned(),
+        n => format!("; {n} deleted volumes are kept for their clones"),
+    };
+    let _ = writeln!(text, "\nvolumes  {}, {} in all{kept}", facts.volumes.len(), format_bytes(bytes));
     for attachment in attachments(&facts.volumes) {
         let _ = writeln!(text, "         {}: {}", attachment.name, describe_attachment(attachment));
     }
@@ -141,6 +146,7 @@ fn for_programs(facts: &Facts) -> Value {
         "pools": view.pools.values().map(pool_json).collect::<Vec<_>>(),
         "pgs": facts.pgs,
         "volumes": facts.volumes.len(),
+        "volumes_kept": facts.service.volumes_kept,
         "attachments": attachments(&facts.volumes).map(attachment_json).collect::<Vec<_>>(),
         "barriers": barriers,
         "scrub": scrub::scrubs_json(view),

@@ -1,79 +1,162 @@
-//! `ashlar volume tree`: the layers of volumes, each below the one that it was put on, with what names it.
+//! `ashlar volume tree`: the layers of volumes, each below the one that it was put on, with what names it and who was cloned from it.
 
+use super::kept::{self, Kept};
 use super::snapshot;
+use super::volume::{describe_origin, origin_json};
 use crate::control::Control;
 use crate::error::CliError;
 use crate::output::Output;
 use ashlar_types::control::{ControlReply, ControlRequest, SnapshotInfo, VolumeInfo};
-use ashlar_types::{LayerId, Name, format_bytes};
+use ashlar_types::{LayerId, Name, VolumeId, format_bytes};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
+/// The questions may see different moments; what a stack names is drawn all the same.
 pub async fn run(control: &Control, name: Option<Name>) -> Result<Output, CliError> {
     let snapshots = snapshot::list(control, name.clone()).await?;
-    let volumes = match name {
+    let wanted = match name {
         Some(name) => match control.ask(ControlRequest::VolumeShow { name }).await? {
-            ControlReply::Volume(volume) => vec![volume],
+            ControlReply::Volume(volume) => Some(volume),
             reply => return Err(CliError::unexpected("volume show", &reply)),
         },
-        None => control.volumes().await?,
+        None => None,
     };
-    let trees: Vec<Tree> = volumes.iter().map(|volume| Tree::new(volume, &snapshots)).collect();
+    let volumes = control.volumes().await?;
+    let kept = kept::find(control, &volumes).await?;
+    let clones = Clones::new(&volumes, &kept);
+    let trees: Vec<Tree> = match &wanted {
+        Some(volume) => vec![Tree::new(volume, &snapshots, &clones)],
+        None => {
+            let living = volumes.iter().map(|volume| Tree::new(volume, &snapshots, &clones));
+            living.chain(kept.iter().map(|(id, kept)| Tree::of_kept(*id, kept, &clones))).collect()
+        }
+    };
     let text: Vec<String> = trees.iter().map(Tree::draw).collect();
     Ok(Output::new(text.join("\n"), trees.iter().map(Tree::json).collect()))
 }
 
-/// A volume's layers. The two questions may see different moments; what a stack names is drawn all the same.
+/// A volume as far as it is drawn below what it was cloned from.
+#[derive(Clone, Debug)]
+struct Clone {
+    name: Name,
+    deleted: bool,
+}
+
+/// By the layer that they stand on.
+#[derive(Default)]
+struct Clones(BTreeMap<(VolumeId, LayerId), Vec<Clone>>);
+
+impl Clones {
+    fn new(volumes: &[VolumeInfo], kept: &BTreeMap<VolumeId, Kept>) -> Clones {
+        let living = volumes.iter().filter_map(|v| Some((v.origin.as_ref()?.base, &v.name, false)));
+        let deleted = kept.values().filter_map(|kept| Some((kept.base?, &kept.name, true)));
+        let mut clones = Clones::default();
+        for (base, name, deleted) in living.chain(deleted) {
+            let name = name.clone();
+            clones.0.entry((base.volume, base.layer)).or_default().push(Clone { name, deleted });
+        }
+        clones
+    }
+}
+
+/// A volume's layers.
 struct Tree<'a> {
-    volume: &'a VolumeInfo,
+    id: VolumeId,
+    name: &'a Name,
+    heading: String,
+    origin: Value,
+    deleted: bool,
+    top: Option<LayerId>,
     snapshots: BTreeMap<LayerId, &'a SnapshotInfo>,
     parents: BTreeMap<LayerId, Option<LayerId>>,
     children: BTreeMap<Option<LayerId>, BTreeSet<LayerId>>,
+    clones: &'a Clones,
+}
+
+/// What is drawn below a layer, in this order.
+enum Child<'a> {
+    Clone(&'a Clone),
+    Layer(LayerId),
 }
 
 impl<'a> Tree<'a> {
-    fn new(volume: &'a VolumeInfo, snapshots: &'a [SnapshotInfo]) -> Tree<'a> {
+    fn new(volume: &'a VolumeInfo, snapshots: &'a [SnapshotInfo], clones: &'a Clones) -> Tree<'a> {
         let own: Vec<&SnapshotInfo> = snapshots.iter().filter(|snapshot| snapshot.volume == volume.id).collect();
-        let mut parents = BTreeMap::new();
-        for stack in own.iter().map(|snapshot| &snapshot.layers).chain([&volume.layers]) {
-            for (at, layer) in stack.iter().enumerate() {
-                parents.insert(*layer, stack.get(at + 1).copied());
-            }
+        let (parents, children) = family(own.iter().map(|snapshot| &snapshot.layers).chain([&volume.layers]));
+        let of = volume.origin.as_deref().map_or_else(String::new, |o| format!("  clone of {}", describe_origin(o)));
+        Tree {
+            id: volume.id,
+            name: &volume.name,
+            heading: format!("{}  {}{of}", volume.name, format_bytes(volume.size)),
+            origin: volume.origin.as_deref().map_or(Value::Null, origin_json),
+            deleted: false,
+            top: volume.layers.first().copied(),
+            snapshots: own.into_iter().filter_map(|snapshot| Some((*snapshot.layers.first()?, snapshot))).collect(),
+            parents,
+            children,
+            clones,
         }
-        let mut children: BTreeMap<_, BTreeSet<LayerId>> = BTreeMap::new();
-        for (layer, parent) in &parents {
-            children.entry(*parent).or_default().insert(*layer);
-        }
-        let names = own.into_iter().filter_map(|snapshot| Some((*snapshot.layers.first()?, snapshot))).collect();
-        Tree { volume, snapshots: names, parents, children }
     }
 
-    /// A layer stands below its parent; where several stand on one, each begins a branch.
+    /// Of a deleted volume, what clones read.
+    fn of_kept(id: VolumeId, kept: &'a Kept, clones: &'a Clones) -> Tree<'a> {
+        let (parents, children) = family(kept.stacks.iter());
+        let base = |base: ashlar_types::control::BaseLayer| json!({ "volume_id": base.volume.0, "layer": base.layer.0, "size": base.size });
+        Tree {
+            id,
+            name: &kept.name,
+            heading: format!("{}  (deleted, kept for its clones)", kept.name),
+            origin: kept.base.map_or(Value::Null, base),
+            deleted: true,
+            top: None,
+            snapshots: BTreeMap::new(),
+            parents,
+            children,
+            clones,
+        }
+    }
+
+    /// A layer stands below its parent; where several things stand on one, each begins a branch.
     fn draw(&self) -> String {
-        let mut text = format!("{}  {}\n", self.volume.name, format_bytes(self.volume.size));
-        // What is still to be drawn, the next one last: a layer, what stands before it, and before those that follow it.
-        let mut rest: Vec<(LayerId, String, String)> = Vec::new();
-        for root in self.children_of(None).rev() {
+        let mut text = format!("{}\n", self.heading);
+        // What is still to be drawn, the next one last: what stands before it, and before those that follow it.
+        let mut rest: Vec<(Child, String, String)> = Vec::new();
+        for root in self.children_of(None).into_iter().rev() {
             rest.push((root, "  ".to_owned(), "  ".to_owned()));
         }
-        while let Some((layer, first, indent)) = rest.pop() {
+        while let Some((child, first, indent)) = rest.pop() {
+            let layer = match child {
+                Child::Clone(clone) => {
+                    let _ =
+                        writeln!(text, "{first}clone {}{}", clone.name, if clone.deleted { " (deleted)" } else { "" });
+                    continue;
+                }
+                Child::Layer(layer) => layer,
+            };
             let _ = writeln!(text, "{first}{}", self.describe(layer));
-            let children: Vec<LayerId> = self.children_of(Some(layer)).collect();
-            if let [only] = children[..] {
-                rest.push((only, indent.clone(), indent));
+            let mut children = self.children_of(Some(layer));
+            if let [Child::Layer(only)] = children[..] {
+                rest.push((Child::Layer(only), indent.clone(), indent));
                 continue;
             }
-            for (at, child) in children.iter().enumerate().rev() {
-                let (branch, beside) = if at + 1 == children.len() { ("└─ ", "   ") } else { ("├─ ", "│  ") };
-                rest.push((*child, format!("{indent}{branch}"), format!("{indent}{beside}")));
+            let mut is_last = true;
+            while let Some(child) = children.pop() {
+                let (branch, beside) = if is_last { ("└─ ", "   ") } else { ("├─ ", "│  ") };
+                rest.push((child, format!("{indent}{branch}"), format!("{indent}{beside}")));
+                is_last = false;
             }
         }
         text
     }
 
-    fn children_of(&self, layer: Option<LayerId>) -> impl DoubleEndedIterator<Item = LayerId> + '_ {
-        self.children.get(&layer).into_iter().flatten().copied()
+    fn children_of(&self, layer: Option<LayerId>) -> Vec<Child<'_>> {
+        let clones = layer.into_iter().flat_map(|layer| self.clones_on(layer)).map(Child::Clone);
+        clones.chain(self.children.get(&layer).into_iter().flatten().copied().map(Child::Layer)).collect()
+    }
+
+    fn clones_on(&self, layer: LayerId) -> &[Clone] {
+        self.clones.0.get(&(self.id, layer)).map_or(&[], Vec::as_slice)
     }
 
     fn describe(&self, layer: LayerId) -> String {
@@ -81,34 +164,55 @@ impl<'a> Tree<'a> {
         if let Some(snapshot) = self.snapshots.get(&layer) {
             let _ = write!(text, "  {}", snapshot::disk_name(snapshot));
         }
-        if self.is_top(layer) {
+        if self.top == Some(layer) {
             text.push_str("  (top)");
         }
         text
     }
 
-    fn is_top(&self, layer: LayerId) -> bool {
-        self.volume.layers.first() == Some(&layer)
-    }
-
     fn json(&self) -> Value {
         let layer = |(layer, parent): (&LayerId, &Option<LayerId>)| {
+            let clones = self.clones_on(*layer).iter();
             json!({
                 "id": layer.0,
                 "parent": parent.map(|parent| parent.0),
                 "snapshot": self.snapshots.get(layer).map(|snapshot| &snapshot.name),
-                "top": self.is_top(*layer),
+                "top": self.top == Some(*layer),
+                "clones": clones.map(|c| json!({ "name": c.name, "deleted": c.deleted })).collect::<Vec<_>>(),
             })
         };
-        json!({ "volume": self.volume.name, "layers": self.parents.iter().map(layer).collect::<Vec<_>>() })
+        json!({
+            "volume": self.name,
+            "volume_id": self.id.0,
+            "deleted": self.deleted,
+            "origin": self.origin,
+            "layers": self.parents.iter().map(layer).collect::<Vec<_>>(),
+        })
     }
+}
+
+type Parents = BTreeMap<LayerId, Option<LayerId>>;
+type Children = BTreeMap<Option<LayerId>, BTreeSet<LayerId>>;
+
+/// Who stands on whom in these stacks.
+fn family<'a>(stacks: impl Iterator<Item = &'a Vec<LayerId>>) -> (Parents, Children) {
+    let (mut parents, mut children) = (Parents::new(), Children::new());
+    for stack in stacks {
+        for (at, layer) in stack.iter().enumerate() {
+            parents.insert(*layer, stack.get(at + 1).copied());
+        }
+    }
+    for (layer, parent) in &parents {
+        children.entry(*parent).or_default().insert(*layer);
+    }
+    (parents, children)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ashlar_types::control::{SnapshotState, VolumeState};
-    use ashlar_types::{PoolId, SnapshotId, StackRevision, VolumeId};
+    use ashlar_types::control::{BaseLayer, OriginInfo, SnapshotState, VolumeState};
+    use ashlar_types::{PoolId, SnapshotId, StackRevision};
 
     fn name(text: &str) -> Name {
         Name::new(text).expect("a good name")
@@ -126,6 +230,8 @@ mod tests {
             stack_revision: StackRevision(1),
             layers: layers.iter().map(|layer| LayerId(*layer)).collect(),
             attachments: Vec::new(),
+            origin: None,
+            clones: 0,
         }
     }
 
@@ -144,12 +250,49 @@ mod tests {
 
     #[test]
     fn chains_stand_in_line_and_branches_beside_each_other() {
-        assert_eq!(Tree::new(&volume(&[1]), &[]).draw(), "v  1GiB\n  layer.1  (top)\n");
+        let none = Clones::default();
+        assert_eq!(Tree::new(&volume(&[1]), &[], &none).draw(), "v  1GiB\n  layer.1  (top)\n");
         let (volume, snapshots) =
             (volume(&[6, 1]), [snapshot("a", &[1]), snapshot("b", &[2, 1]), snapshot("c", &[3, 2, 1])]);
         let drawn = "v  1GiB\n  layer.1  v@a\n  ├─ layer.2  v@b\n  │  layer.3  v@c\n  └─ layer.6  (top)\n";
-        let tree = Tree::new(&volume, &snapshots);
+        let tree = Tree::new(&volume, &snapshots, &none);
         assert_eq!(tree.draw(), drawn);
-        assert_eq!(tree.json()["layers"][1], json!({ "id": 2, "parent": 1, "snapshot": "b", "top": false }));
+        let layer = json!({ "id": 2, "parent": 1, "snapshot": "b", "top": false, "clones": [] });
+        assert_eq!(tree.json()["layers"][1], layer);
+    }
+
+    fn base(volume: u64, layer: u64) -> BaseLayer {
+        BaseLayer { volume: VolumeId(volume), layer: LayerId(layer), size: 1 << 30 }
+    }
+
+    fn clone(id: u64, text: &str, layer: u64, origin: OriginInfo) -> VolumeInfo {
+        VolumeInfo { id: VolumeId(id), name: name(text), origin: Some(Box::new(origin)), ..volume(&[layer]) }
+    }
+
+    #[test]
+    fn clones_stand_below_the_snapshot_also_where_its_volume_is_deleted() {
+        let on = |base, text: &str, snapshot: Option<&str>, deleted| OriginInfo {
+            base,
+            volume_name: name(text),
+            snapshot: snapshot.map(name),
+            deleted,
+        };
+        let volumes = [
+            volume(&[2, 1]),
+            clone(3, "one", 10, on(base(1, 1), "v", Some("a"), false)),
+            clone(4, "two", 11, on(base(2, 7), "gone", None, true)),
+        ];
+        let deleted = Kept { name: name("gone"), stacks: vec![vec![LayerId(7), LayerId(6)]], base: Some(base(1, 1)) };
+        let kept = BTreeMap::from([(VolumeId(2), deleted)]);
+        let (clones, snapshots) = (Clones::new(&volumes, &kept), [snapshot("a", &[1])]);
+        let drawn = "v  1GiB\n  layer.1  v@a\n  ├─ clone one\n  ├─ clone gone (deleted)\n  └─ layer.2  (top)\n";
+        assert_eq!(Tree::new(&volumes[0], &snapshots, &clones).draw(), drawn);
+        let drawn = "two  1GiB  clone of gone (deleted)\n  layer.11  (top)\n";
+        assert_eq!(Tree::new(&volumes[2], &snapshots, &clones).draw(), drawn);
+        let tree = Tree::of_kept(VolumeId(2), &kept[&VolumeId(2)], &clones);
+        assert_eq!(tree.draw(), "gone  (deleted, kept for its clones)\n  layer.6\n  layer.7\n  └─ clone two\n");
+        let json = tree.json();
+        assert_eq!((&json["deleted"], &json["origin"]["layer"]), (&json!(true), &json!(1)));
+        assert_eq!(json["layers"][1]["clones"], json!([{ "name": "two", "deleted": false }]));
     }
 }

@@ -1,12 +1,14 @@
 //! `ashlar volume`, but for `attach` and `detach`.
 
-use super::{attach, detach, snapshot, tree};
+use super::{attach, clone, detach, snapshot, tree};
 use crate::args::VolumeCommand;
 use crate::control::Control;
 use crate::error::CliError;
 use crate::output::{Output, Table};
 use crate::place::Place;
-use ashlar_types::control::{AttachmentInfo, ControlReply, ControlRequest, SnapshotInfo, VolumeInfo, VolumeState};
+use ashlar_types::control::{
+    AttachmentInfo, ControlReply, ControlRequest, OriginInfo, SnapshotInfo, VolumeInfo, VolumeState,
+};
 use ashlar_types::format_bytes;
 use serde_json::{Value, json};
 use std::fmt::Write as _;
@@ -20,14 +22,16 @@ pub async fn run(control: &Control, place: &Place, command: VolumeCommand) -> Re
                 format!("volume {} created: {} in pool {}", volume.name, format_bytes(volume.size), volume.pool_name);
             Ok(Output::new(text, volume_json(&volume)))
         }
+        VolumeCommand::Clone(args) => clone::run(control, args).await,
         VolumeCommand::List => {
             let volumes = control.volumes().await?;
-            let mut table = Table::new(&["NAME", "SIZE", "POOL", "STATE", "GATEWAYS"]);
+            let mut table = Table::new(&["NAME", "SIZE", "POOL", "STATE", "GATEWAYS", "CLONE OF"]);
             for volume in &volumes {
                 let own = volume.attachments.iter().filter(|a| a.name.snapshot.is_none());
                 let gateways: Vec<&str> = own.map(|a| a.gateway.as_str()).collect();
                 let (size, state) = (format_bytes(volume.size), state_word(volume.state).to_owned());
-                table.row([volume.name.to_string(), size, volume.pool_name.to_string(), state, gateways.join(",")]);
+                let cells = [volume.name.to_string(), size, volume.pool_name.to_string(), state, gateways.join(",")];
+                table.row(cells.into_iter().chain(volume.origin.as_deref().map(describe_origin)));
             }
             Ok(Output::new(table.render(), volumes.iter().map(volume_json).collect()))
         }
@@ -82,6 +86,13 @@ fn describe(volume: &VolumeInfo, snapshots: &[SnapshotInfo]) -> String {
     let _ = writeln!(text, "state       {}", state_word(volume.state));
     let layers: Vec<String> = volume.layers.iter().map(ToString::to_string).collect();
     let _ = writeln!(text, "layers      {}", layers.join(", "));
+    if let Some(origin) = volume.origin.as_deref() {
+        let (layer, size) = (origin.base.layer, format_bytes(origin.base.size));
+        let _ = writeln!(text, "clone of    {}, {layer}, {size}", describe_origin(origin));
+    }
+    if volume.clones > 0 {
+        let _ = writeln!(text, "clones      {}", volume.clones);
+    }
     for snapshot in snapshots {
         let _ = writeln!(text, "snapshot    {}", snapshot::describe_briefly(snapshot));
     }
@@ -90,6 +101,16 @@ fn describe(volume: &VolumeInfo, snapshots: &[SnapshotInfo]) -> String {
         let _ = writeln!(text, "attachment  {of}{}", describe_attachment(attachment));
     }
     text
+}
+
+/// What is shown of a deleted volume is the name that it had; there may be another one of that name.
+pub fn describe_origin(origin: &OriginInfo) -> String {
+    let volume = &origin.volume_name;
+    match (&origin.snapshot, origin.deleted) {
+        (Some(snapshot), _) => format!("{volume}@{snapshot}"),
+        (None, true) => format!("{volume} (deleted)"),
+        (None, false) => format!("{volume} (the snapshot is deleted)"),
+    }
 }
 
 pub fn describe_attachment(attachment: &AttachmentInfo) -> String {
@@ -114,6 +135,19 @@ pub fn volume_json(volume: &VolumeInfo) -> Value {
         "state": state_word(volume.state),
         "layers": volume.layers.iter().map(|layer| layer.0).collect::<Vec<_>>(),
         "attachments": volume.attachments.iter().map(attachment_json).collect::<Vec<_>>(),
+        "origin": volume.origin.as_deref().map(origin_json),
+        "clones": volume.clones,
+    })
+}
+
+pub fn origin_json(origin: &OriginInfo) -> Value {
+    json!({
+        "volume": origin.volume_name,
+        "volume_id": origin.base.volume.0,
+        "snapshot": origin.snapshot,
+        "layer": origin.base.layer.0,
+        "size": origin.base.size,
+        "deleted": origin.deleted,
     })
 }
 
