@@ -8,9 +8,9 @@ use crate::frame::Kind;
 use crate::message::{
     BlockState, Change, ClientHello, Commit, CreditGrant, CreditRequest, Decide, Decided, Decision, DigestEntry,
     DigestReply, DigestRequest, FetchReply, FetchRequest, FloorRaised, Hello, HelloReply, HelloStatus, IoKind, IoReply,
-    IoRequest, IoStatus, JoinChunks, JoinMeta, JoinStart, LeaseGrant, LeaseRequest, Message, Outcome, PeerHello,
-    Prepare, Prepared, Promise, PromiseReply, Push, Pushed, PushedBlock, RaiseFloor, Report, ReportedChunk,
-    ReportedWrite, RetryId, Stack, WriteMeta,
+    IoRequest, IoStatus, JoinChunks, JoinMeta, JoinStart, LeaseGrant, LeaseRequest, Message, Outcome, OverReply,
+    OverRequest, PeerHello, Prepare, Prepared, Promise, PromiseReply, Push, Pushed, PushedBlock, RaiseFloor, Report,
+    ReportedChunk, ReportedWrite, RetryId, Stack, WriteMeta,
 };
 use ashlar_types::view::{Fences, Floor, PgConfig};
 use ashlar_types::{
@@ -34,6 +34,14 @@ pub(crate) fn put(message: &Message, out: &mut BytesMut) -> Bytes {
         Message::IoReply(m) => {
             m.put(out);
             return m.payload.clone();
+        }
+        Message::OverRequest(m) => {
+            m.put(out);
+            return m.request.payload.clone();
+        }
+        Message::OverReply(m) => {
+            m.put(out);
+            return m.reply.payload.clone();
         }
         Message::Prepare(m) => {
             m.put(out);
@@ -78,6 +86,14 @@ pub(crate) fn get(kind: Kind, body: &[u8], payload: Bytes) -> Result<Message, Fr
         Kind::HelloReply => Message::HelloReply(Field::get(from)?),
         Kind::IoRequest => Message::IoRequest(IoRequest { payload, ..IoRequest::get(from)? }),
         Kind::IoReply => Message::IoReply(IoReply { payload, ..IoReply::get(from)? }),
+        Kind::OverRequest => {
+            let OverRequest { request, base } = Field::get(from)?;
+            Message::OverRequest(OverRequest { request: IoRequest { payload, ..request }, base })
+        }
+        Kind::OverReply => {
+            let OverReply { reply, unwritten } = Field::get(from)?;
+            Message::OverReply(OverReply { reply: IoReply { payload, ..reply }, unwritten })
+        }
         Kind::Prepare => Message::Prepare(Prepare { payload, ..Prepare::get(from)? }),
         Kind::Stack => Message::Stack(Field::get(from)?),
         Kind::Prepared => Message::Prepared(Field::get(from)?),
@@ -111,8 +127,16 @@ pub(crate) fn get(kind: Kind, body: &[u8], payload: Bytes) -> Result<Message, Fr
 fn contradiction(message: &Message) -> Option<&'static str> {
     let block = BLOCK_BYTES as usize;
     match message {
-        Message::IoRequest(m) if m.crcs.len() > BLOCKS_PER_CHUNK as usize => Some("more CRCs than a chunk has blocks"),
-        Message::IoReply(m) => {
+        Message::IoRequest(m) | Message::OverRequest(OverRequest { request: m, .. })
+            if m.crcs.len() > BLOCKS_PER_CHUNK as usize =>
+        {
+            Some("more CRCs than a chunk has blocks")
+        }
+        Message::OverRequest(m) if m.base.len() > 2 => Some("a base for more blocks than a write has ends"),
+        Message::OverReply(m) if !m.unwritten.is_sorted_by(|a, b| a.end() < b.first().0) => {
+            Some("the unwritten ranges do not rise or touch")
+        }
+        Message::IoReply(m) | Message::OverReply(OverReply { reply: m, .. }) => {
             let present = m.blocks.iter().flatten().count();
             let is_right = m.payload.is_empty() || m.payload.len() == present * block;
             (!is_right).then_some("the payload isn't the present blocks")
@@ -221,7 +245,7 @@ tags! {
     IoKind { Read = 1, Write = 2, Zero = 3, Extents = 4 }
     IoStatus {
         Ok = 1, WrongEpoch = 2, Retry = 3, NoSpace = 4, Fenced = 5, StaleStack = 6, LayerGone = 7, StaleOp = 8,
-        Invalid = 9, Medium = 10, BadChecksum = 11,
+        Invalid = 9, Medium = 10, BadChecksum = 11, NeedsBase = 12,
     }
 }
 
@@ -253,6 +277,8 @@ layout! {
     IoReply { op: OpId, status: IoStatus, epoch: Epoch, blocks: Vec<Option<Crc>> } + payload
 
     Stack { revision: StackRevision, layers: Vec<LayerId> }
+    OverRequest { request: IoRequest, base: Vec<Crc> }
+    OverReply { reply: IoReply, unwritten: Vec<BlockRange> }
 
     WriteMeta {
         chunk: ChunkId, version: Version, prev: Version, op: OpId, lowest_unanswered: OpNumber, volume: VolumeId,

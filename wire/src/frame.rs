@@ -8,7 +8,7 @@
 use crate::body;
 use crate::error::FrameError;
 use crate::message::Message;
-use ashlar_types::{CHUNK_BYTES, ClusterId, Crc};
+use ashlar_types::{BLOCK_BYTES, CHUNK_BYTES, ClusterId, Crc};
 use bytes::{BufMut, Bytes, BytesMut};
 
 /// What each version of the data protocol changed. A frame names the one that gave its kind the form it has, so what didn't change is read by
@@ -20,10 +20,12 @@ pub enum DataVersion {
     V1 = 1,
     /// `Stack`: a client names the layers of its volume before it asks for anything.
     V2 = 2,
+    /// `OverRequest`, `OverReply`: volumes that stand on layers of others (linked clones).
+    V3 = 3,
 }
 
 impl DataVersion {
-    pub const NEWEST: DataVersion = DataVersion::V2;
+    pub const NEWEST: DataVersion = DataVersion::V3;
 }
 
 /// Every part of a frame is filled up to this, in bytes.
@@ -34,7 +36,9 @@ pub const MAX_BODY_BYTES: usize = (4 << 20) - HEADER_BYTES;
 /// The longest payload: a whole chunk.
 pub const MAX_PAYLOAD_BYTES: usize = CHUNK_BYTES as usize;
 /// The longest frame.
-pub const MAX_FRAME_BYTES: usize = HEADER_BYTES + MAX_BODY_BYTES + MAX_PAYLOAD_BYTES;
+pub const MAX_FRAME_BYTES: usize = HEADER_BYTES + MAX_BODY_BYTES + MAX_PAYLOAD_BYTES + MAX_BASE_BYTES;
+/// Of a write of nearly a whole chunk, what its base has at its first and at its last block.
+const MAX_BASE_BYTES: usize = 2 * BLOCK_BYTES as usize;
 
 const MAGIC: [u8; 4] = *b"ASHD";
 const CRC_AT: usize = HEADER_BYTES - 4;
@@ -73,10 +77,12 @@ pub enum Kind {
     DigestRequest = 24,
     DigestReply = 25,
     Stack = 26,
+    OverRequest = 27,
+    OverReply = 28,
 }
 
 impl Kind {
-    pub const ALL: [Kind; 26] = [
+    pub const ALL: [Kind; 28] = [
         Kind::Hello,
         Kind::HelloReply,
         Kind::IoRequest,
@@ -103,6 +109,8 @@ impl Kind {
         Kind::DigestRequest,
         Kind::DigestReply,
         Kind::Stack,
+        Kind::OverRequest,
+        Kind::OverReply,
     ];
 
     fn from_number(number: u16) -> Result<Kind, FrameError> {
@@ -140,12 +148,15 @@ impl Kind {
             Message::DigestRequest(_) => Kind::DigestRequest,
             Message::DigestReply(_) => Kind::DigestReply,
             Message::Stack(_) => Kind::Stack,
+            Message::OverRequest(_) => Kind::OverRequest,
+            Message::OverReply(_) => Kind::OverReply,
         }
     }
 
     pub fn version(self) -> DataVersion {
         match self {
             Kind::Stack => DataVersion::V2,
+            Kind::OverRequest | Kind::OverReply => DataVersion::V3,
             _ => DataVersion::V1,
         }
     }
@@ -153,8 +164,9 @@ impl Kind {
     /// The longest payload of this kind.
     fn payload_bytes_max(self) -> usize {
         match self {
-            Kind::IoRequest | Kind::IoReply | Kind::Prepare | Kind::Push => MAX_PAYLOAD_BYTES,
-            Kind::FetchReply => ashlar_types::BLOCK_BYTES as usize,
+            Kind::IoRequest | Kind::IoReply | Kind::OverReply | Kind::Prepare | Kind::Push => MAX_PAYLOAD_BYTES,
+            Kind::OverRequest => MAX_PAYLOAD_BYTES + MAX_BASE_BYTES,
+            Kind::FetchReply => BLOCK_BYTES as usize,
             _ => 0,
         }
     }
@@ -307,7 +319,7 @@ fn put_head(message: &Message, cluster: ClusterId, out: &mut BytesMut) -> Bytes 
     header.put_u16_le(kind as u16);
     header.put_u128_le(cluster.0);
     header.put_u32_le(u32::try_from(body_bytes).expect("at most MAX_BODY_BYTES"));
-    header.put_u32_le(u32::try_from(payload.len()).expect("at most MAX_PAYLOAD_BYTES"));
+    header.put_u32_le(u32::try_from(payload.len()).expect("at most what its kind may have"));
     header.put_u32_le(payload_crc.0);
     let crc = Crc::of(&out[start..start + CRC_AT]).append(&out[start + HEADER_BYTES..]);
     out[start + CRC_AT..start + HEADER_BYTES].copy_from_slice(&crc.0.to_le_bytes());

@@ -17,6 +17,8 @@ pub enum Message {
     IoReply(IoReply),
     /// Has no reply: it stands before the requests that need it.
     Stack(Stack),
+    OverRequest(OverRequest),
+    OverReply(OverReply),
 
     Prepare(Prepare),
     Prepared(Prepared),
@@ -48,6 +50,7 @@ impl Message {
         match self {
             Message::Hello(_)
             | Message::IoRequest(_)
+            | Message::OverRequest(_)
             | Message::Prepare(_)
             | Message::LeaseRequest(_)
             | Message::CreditRequest(_)
@@ -62,6 +65,7 @@ impl Message {
             | Message::Stack(_)
             | Message::HelloReply(_)
             | Message::IoReply(_)
+            | Message::OverReply(_)
             | Message::Prepared(_)
             | Message::LeaseGrant(_)
             | Message::CreditGrant(_)
@@ -147,6 +151,26 @@ pub struct IoRequest {
     pub payload: Bytes,
 }
 
+/// A request for a volume that stands on a base: a layer of another volume, which this PG doesn't have (a linked clone, design.md §6). Where no layer of
+/// its own was ever written, the block is the base's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OverRequest {
+    /// Its payload ends with the blocks that `base` is of.
+    pub request: IoRequest,
+    /// Of a `Write` or `Zero` that covers its first or last block only partly, the CRCs of what the base has there, whole blocks in order: used only
+    /// where the block is unwritten. Either all of them or none; without them such a write is answered [`IoStatus::NeedsBase`]. At most two.
+    pub base: Vec<Crc>,
+}
+
+/// The answer to an [`OverRequest`] that reads where not all is written; where all is, an `IoReply` answers it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OverReply {
+    /// Its absent blocks read as zeroes, but for those:
+    pub reply: IoReply,
+    /// blocks that no layer was ever written in, which are the base's. Rising, none touches another.
+    pub unwritten: Vec<BlockRange>,
+}
+
 /// The layers of the session's volume, or of its snapshot, as of one revision. Told on each connection before the first request that names the
 /// revision; the last few are kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -205,6 +229,8 @@ pub enum IoStatus {
     Medium,
     /// A fragment's CRC doesn't match its payload: it was damaged on the way.
     BadChecksum,
+    /// Nothing was done: the write covers an unwritten block only partly. Ask again with the same number, and with what the base has there.
+    NeedsBase,
 }
 
 /// What a replicated write does to its chunk.

@@ -27,7 +27,7 @@ fn sealed(kind: Kind, change: impl FnOnce(&mut [u8])) -> Result<Vec<Message>, Fr
 fn each_fault_of_a_header_is_named() {
     let kind = Kind::Prepared;
     assert!(matches!(sealed(kind, |f| f[0] = b'G'), Err(FrameError::Magic { found: [b'G', ..] })));
-    assert!(matches!(sealed(kind, |f| f[4] = 9), Err(FrameError::Version { found: 9, known: 2 })));
+    assert!(matches!(sealed(kind, |f| f[4] = 9), Err(FrameError::Version { found: 9, known: 3 })));
     assert!(matches!(sealed(kind, |f| f[6] = 0), Err(FrameError::Kind { found: 0 })));
     assert!(matches!(sealed(kind, |f| f[6] = 200), Err(FrameError::Kind { found: 200 })));
     assert!(matches!(sealed(kind, |f| f[8] ^= 1), Err(FrameError::WrongCluster { expected: CLUSTER, .. })));
@@ -76,10 +76,15 @@ fn damage_is_caught_by_a_checksum() {
 #[test]
 fn a_payload_that_contradicts_its_message_is_refused() {
     let mut rng = Rng::new(5);
-    for kind in [Kind::IoReply, Kind::Prepare, Kind::Push, Kind::FetchReply] {
+    for kind in [Kind::IoReply, Kind::OverReply, Kind::OverRequest, Kind::Prepare, Kind::Push, Kind::FetchReply] {
         let sent = message(kind, &mut rng);
         let changed = match sent {
             Message::IoReply(m) => Message::IoReply(crate::IoReply { payload: vec![0; 512].into(), ..m }),
+            Message::OverReply(m) => {
+                let reply = crate::IoReply { payload: vec![0; 512].into(), ..m.reply };
+                Message::OverReply(crate::OverReply { reply, ..m })
+            }
+            Message::OverRequest(m) => Message::OverRequest(crate::OverRequest { base: vec![Crc(0); 3], ..m }),
             Message::Prepare(m) => Message::Prepare(crate::Prepare { payload: vec![0; 512].into(), ..m }),
             Message::Push(m) => Message::Push(crate::Push { payload: vec![0; 512].into(), ..m }),
             Message::FetchReply(m) => Message::FetchReply(crate::FetchReply { payload: vec![0; 512].into(), ..m }),

@@ -1,7 +1,7 @@
 //! Random messages that contradict nothing, from a seed.
 
 use crate::message::{Change, Message, Outcome, PeerHello};
-use crate::{FetchReply, IoReply, IoRequest, Kind, Prepare, Push, Stack};
+use crate::{FetchReply, IoReply, IoRequest, Kind, OverReply, OverRequest, Prepare, Push, Stack};
 use ashlar_types::{BLOCK_BYTES, BLOCKS_PER_CHUNK, BlockIndex, BlockRange, Crc, IdSet, Numbered, Version};
 use bytes::Bytes;
 use std::collections::BTreeMap;
@@ -222,6 +222,29 @@ pub(crate) fn message(kind: Kind, rng: &mut Rng) -> Message {
         }
         Kind::DigestRequest => Message::DigestRequest(Sample::sample(rng)),
         Kind::DigestReply => Message::DigestReply(Sample::sample(rng)),
+        Kind::OverRequest => {
+            let mut sent = OverRequest::sample(rng);
+            sent.base.truncate(2);
+            let bytes = rng.below(rng.list_max * u64::from(BLOCK_BYTES)) as usize;
+            Message::OverRequest(OverRequest {
+                request: IoRequest { payload: payload(rng, bytes), ..sent.request },
+                ..sent
+            })
+        }
+        Kind::OverReply => {
+            let OverReply { reply, mut unwritten } = OverReply::sample(rng);
+            unwritten.sort_by_key(|range| range.first());
+            let mut end = None;
+            unwritten.retain(|range| {
+                let is_apart = end.is_none_or(|end| end < range.first().0);
+                if is_apart {
+                    end = Some(range.end());
+                }
+                is_apart
+            });
+            let present = reply.blocks.iter().flatten().count();
+            Message::OverReply(OverReply { reply: IoReply { payload: blocks(rng, present), ..reply }, unwritten })
+        }
         Kind::Stack => loop {
             let stack = Stack::sample(rng);
             if !stack.layers.is_empty() {
