@@ -15,8 +15,8 @@ use crate::{Action, ConnId, Event};
 use ashlar_types::control::{ControlRequest, OsdUsage};
 use ashlar_types::scrub::ScrubTarget;
 use ashlar_types::view::ClusterView;
-use ashlar_types::{BLOCK_BYTES, BootId, Duration, Epoch, OsdId, PgId, Tick};
-use ashlar_wire::{IoStatus, LeaseGrant, LeaseRequest, Message};
+use ashlar_types::{BLOCK_BYTES, BootId, Crc, Duration, Epoch, OsdId, PgId, Tick};
+use ashlar_wire::{IoStatus, LeaseGrant, LeaseRequest, Message, OverRequest};
 use std::collections::BTreeMap;
 
 const ROUNDS_MAX: usize = 16;
@@ -236,7 +236,10 @@ impl<P: Policy> Osd<P> {
             return;
         }
         match (self.env.net.peer(conn), message) {
-            (Some(Peer::Client(_)), Message::IoRequest(request)) => self.on_io_request(conn, request),
+            (Some(Peer::Client(_)), Message::IoRequest(request)) => self.on_io_request(conn, request, None),
+            (Some(Peer::Client(_)), Message::OverRequest(OverRequest { request, base })) => {
+                self.on_io_request(conn, request, Some(base));
+            }
             (Some(Peer::Client(_)), Message::Stack(stack)) => self.env.net.on_stack(conn, &stack),
             (Some(Peer::Osd { id, boot }), message) => {
                 let from = (*id, *boot);
@@ -247,10 +250,10 @@ impl<P: Policy> Osd<P> {
         }
     }
 
-    fn on_io_request(&mut self, conn: ConnId, request: ashlar_wire::IoRequest) {
+    fn on_io_request(&mut self, conn: ConnId, request: ashlar_wire::IoRequest, base: Option<Vec<Crc>>) {
         self.env.client_at = self.env.now;
         match self.pgs.get_mut(&request.pg) {
-            Some(pg) => pg.on_request(conn, request, &mut self.env),
+            Some(pg) => pg.on_request(conn, request, base, &mut self.env),
             None => {
                 let refusal = crate::pg::refusal(request.op, IoStatus::WrongEpoch, Epoch(0));
                 self.env.reply(conn, refusal);

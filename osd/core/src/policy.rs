@@ -28,6 +28,8 @@ pub trait Policy: std::fmt::Debug + 'static {
     const FLOOR_SKIPPED: bool = false;
     /// L2: reads by an older stack are served when a newer one is.
     const STALE_STACK_READ: bool = false;
+    /// §6: a write that covers an unwritten block of a clone partly takes the rest for zeroes.
+    const FORGOTTEN_BASE: bool = false;
     /// R4: a member reports without waiting for the prepares that it has under way.
     const LATE_PREPARE_AFTER_REPORT: bool = false;
     /// R4: a member whose log is damaged reports as if it could tell.

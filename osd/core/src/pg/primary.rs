@@ -6,6 +6,7 @@
 
 use super::floor::FloorOp;
 use super::join::Join;
+use super::over::{self, Over, SentBase};
 use super::scrub::Scrub;
 use super::stack::StackRead;
 use super::{Pending, Pg, Role};
@@ -17,7 +18,8 @@ use crate::policy::Policy;
 use crate::store::api::{ReadKind, Token};
 use ashlar_types::control::PgChange;
 use ashlar_types::{
-    BlockRange, CHUNK_BYTES, ChunkId, Duration, Epoch, OpId, OsdId, PgId, StackRevision, Tick, Version,
+    AttachmentId, BlockRange, CHUNK_BYTES, ChunkId, Crc, Duration, Epoch, OpId, OsdId, PgId, StackRevision, Tick,
+    Version,
 };
 use ashlar_wire::{Change, Commit, IoKind, IoReply, IoRequest, IoStatus, LeaseGrant, Message, Prepare, WriteMeta};
 use bytes::Bytes;
@@ -153,6 +155,7 @@ pub(super) struct Queued {
     pub request: IoRequest,
     pub range: BlockRange,
     pub below: Below,
+    pub over: Over,
     pub watch: Stopwatch,
 }
 
@@ -169,6 +172,8 @@ pub(super) struct Proposal {
     pub change: Change,
     pub payload: Bytes,
     pub below: Below,
+    /// Whether what it leaves unwritten is read from a base.
+    pub is_over: bool,
     pub watch: Stopwatch,
 }
 
@@ -321,9 +326,17 @@ impl Pg {
     }
 
     /// The entrance for clients: checks what can be checked at once, then queues or starts.
-    pub(crate) fn on_request<P: Policy>(&mut self, conn: ConnId, request: IoRequest, env: &mut Env<P>) {
+    pub(crate) fn on_request<P: Policy>(
+        &mut self,
+        conn: ConnId,
+        mut request: IoRequest,
+        base: Option<Vec<Crc>>,
+        env: &mut Env<P>,
+    ) {
         let epoch = self.config.epoch;
-        let below = match self.judge_request(conn, &request, env) {
+        let is_over = base.is_some();
+        let base = over::split(&mut request, base.unwrap_or_default());
+        let below = match self.judge_request(conn, &request, base.as_ref(), env) {
             Ok(below) => below,
             Err(status) => {
                 // A write that came into the layer before it was frozen is there: written again into the next one, it would be there twice.
@@ -336,7 +349,8 @@ impl Pg {
             }
         };
         let Some(range) = BlockRange::covering(request.offset, request.len) else { return };
-        let queued = Queued { conn, request, range, below, watch: Stopwatch::start(env.now) };
+        let over = is_over.then(|| base.unwrap_or_default().into_blocks());
+        let queued = Queued { conn, request, range, below, over, watch: Stopwatch::start(env.now) };
         if queued.is_write() && self.is_repeated(conn, &queued.request, env) {
             return;
         }
@@ -358,16 +372,24 @@ impl Pg {
     }
 
     /// Fencing comes first (design.md §7), then epochs, then the request itself. Gives the layers below the one it names.
-    fn judge_request<P: Policy>(&self, conn: ConnId, request: &IoRequest, env: &Env<P>) -> Result<Below, IoStatus> {
+    fn judge_request<P: Policy>(
+        &self,
+        conn: ConnId,
+        request: &IoRequest,
+        base: Option<&SentBase>,
+        env: &Env<P>,
+    ) -> Result<Below, IoStatus> {
         let Some(Peer::Client(client)) = env.net.peer(conn) else { return Err(IoStatus::Invalid) };
         let hello = &client.hello;
         let is_capable = hello.session == request.op.session
             && hello.volume == request.volume
             && hello.attachment == request.attachment
             && hello.generation == request.generation
+            && (hello.read_only || hello.attachment != AttachmentId::FROZEN)
             && !(hello.read_only && matches!(request.kind, IoKind::Write | IoKind::Zero));
         let is_whole = request.offset.checked_add(request.len).is_some_and(|end| end <= CHUNK_BYTES) && request.len > 0;
         let carries = if request.kind == IoKind::Write { request.len as usize } else { 0 };
+        let base = base.filter(|base| base.fits()).ok_or(IoStatus::Invalid)?;
         if !is_capable || !is_whole || request.payload.len() != carries {
             return Err(IoStatus::Invalid);
         }
@@ -387,7 +409,7 @@ impl Pg {
                 return Err(IoStatus::StaleOp);
             }
         }
-        if request.kind == IoKind::Write && !super::write::fragments_match(request) {
+        if (request.kind == IoKind::Write && !super::write::fragments_match(request)) || !base.is_undamaged() {
             return Err(IoStatus::BadChecksum);
         }
         Ok(stack.below.clone())

@@ -1,6 +1,7 @@
 //! Reads at the primary. R5: served only under unexpired leases of everybody who is awaited by writes, checked when the data
 //! is in hand. R6: never past an undecided write to the same blocks (`start_queued` sees to it).
 
+use super::over;
 use super::primary::{Proposal, Queued, ReadOp, refusal};
 use super::repair::Waiting;
 use super::stack::StackRead;
@@ -11,7 +12,7 @@ use crate::perf::{Job, Lap};
 use crate::policy::Policy;
 use crate::store::api::{ReadKind, ReadOutcome, Token};
 use ashlar_types::{BLOCK_BYTES, Duration, Epoch, OsdId, Tick, aligned_payload};
-use ashlar_wire::{IoKind, IoReply, IoStatus, Message};
+use ashlar_wire::{IoKind, IoReply, IoStatus, Message, OverReply};
 use bytes::Bytes;
 
 /// An unanswered request for a lease is repeated after this time.
@@ -165,7 +166,12 @@ impl Pg {
         let blocks: Vec<_> = outcome.states.iter().map(|s| s.crc).collect();
         let payload = if queued.request.kind == IoKind::Read { join_pieces(outcome.data) } else { Bytes::new() };
         let reply = IoReply { op: queued.request.op, status: IoStatus::Ok, epoch: self.config.epoch, blocks, payload };
-        env.reply(queued.conn, Message::IoReply(reply));
+        let unwritten = if queued.over.is_some() { over::unwritten(queued.range, &outcome.states) } else { vec![] };
+        let message = match unwritten.is_empty() {
+            true => Message::IoReply(reply),
+            false => Message::OverReply(OverReply { reply, unwritten }),
+        };
+        env.reply(queued.conn, message);
     }
 
     pub(super) fn fail_read<P: Policy>(&mut self, queued: &Queued, status: IoStatus, env: &mut Env<P>) {

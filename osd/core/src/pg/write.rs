@@ -63,6 +63,18 @@ pub(super) fn fragments_match(request: &IoRequest) -> bool {
     all && crcs.next().is_none()
 }
 
+/// The blocks at the ends of its range that a write covers only partly.
+pub(super) fn edges(request: &IoRequest, range: BlockRange) -> BTreeSet<BlockIndex> {
+    let mut edges = BTreeSet::new();
+    if !request.offset.is_multiple_of(BLOCK_BYTES) {
+        edges.insert(range.first());
+    }
+    if !(request.offset + request.len).is_multiple_of(BLOCK_BYTES) {
+        edges.insert(BlockIndex(range.end() - 1));
+    }
+    edges
+}
+
 impl Pg {
     /// The request's blocks are taken (`ChunkOps::begun`).
     pub(super) fn begin_write<P: Policy>(&mut self, queued: Queued, env: &mut Env<P>) {
@@ -72,26 +84,17 @@ impl Pg {
             return;
         }
         let request = &queued.request;
-        let starts_inside = !request.offset.is_multiple_of(BLOCK_BYTES);
-        let ends_inside = !(request.offset + request.len).is_multiple_of(BLOCK_BYTES);
-        if !starts_inside && !ends_inside {
+        if edges(request, queued.range).is_empty() {
             let change = match request.kind {
                 IoKind::Zero => Change::Zero { range: queued.range },
                 _ => Change::Write { range: queued.range, crcs: request.crcs.clone() },
             };
             let payload = request.payload.clone();
-            let Queued { request, below, watch, .. } = queued;
-            self.propose(Proposal { request, change, payload, below, watch }, env);
+            let Queued { request, below, over, watch, .. } = queued;
+            self.propose(Proposal { request, change, payload, below, is_over: over.is_some(), watch }, env);
             return;
         }
-        let (first, last) = (queued.range.first(), BlockIndex(queued.range.end() - 1));
-        let mut edges = BTreeSet::new();
-        if starts_inside {
-            edges.insert(first);
-        }
-        if ends_inside {
-            edges.insert(last);
-        }
+        let edges = edges(request, queued.range);
         self.read_edges(queued, edges, env);
     }
 
@@ -141,7 +144,19 @@ impl Pg {
         }
         let Some(merging) = ops.merging.get_mut(&op) else { return };
         let block = outcome.range.first();
-        merging.old.push((block, outcome.data.into_iter().next().unwrap_or_default()));
+        let is_unwritten = outcome.states.first().is_none_or(|state| state.stamp == Version::NONE);
+        let old = match &merging.queued.over {
+            Some(base) if is_unwritten && !P::FORGOTTEN_BASE => match base.get(&block) {
+                Some(old) => old.clone(),
+                None => {
+                    ops.merging.remove(&op);
+                    self.fail_write(chunk, op, IoStatus::NeedsBase, env);
+                    return;
+                }
+            },
+            _ => outcome.data.into_iter().next().unwrap_or_default(),
+        };
+        merging.old.push((block, old));
         merging.awaited.remove(&token);
         if !merging.awaited.is_empty() {
             return;
@@ -197,7 +212,9 @@ impl Pg {
         if self.is_fenced_off(&proposal, env) {
             return;
         }
-        if let Change::Zero { range } = &mut proposal.change {
+        if let Change::Zero { range } = &mut proposal.change
+            && !proposal.is_over
+        {
             // What was never written, in no layer, needs no record that it is absent: whoever discards a whole new volume would fill the index with them.
             match self.touched(proposal.request.chunk, &proposal.below, *range, env) {
                 Some(touched) => *range = touched,
@@ -586,6 +603,7 @@ fn merge(merging: Merging) -> Proposal {
         _ => payload[from..to].fill(0),
     }
     let crcs = payload.chunks_exact(block).map(Crc::of).collect();
-    let Queued { below, watch, .. } = merging.queued;
-    Proposal { change: Change::Write { range, crcs }, payload: payload.freeze(), request, below, watch }
+    let Queued { below, over, watch, .. } = merging.queued;
+    let (change, payload) = (Change::Write { range, crcs }, payload.freeze());
+    Proposal { change, payload, request, below, is_over: over.is_some(), watch }
 }

@@ -12,7 +12,8 @@ use ashlar_types::{
 };
 use ashlar_wire::{
     ClientHello, CreditGrant, Decided, FloorRaised, Hello, HelloReply, HelloStatus, IoKind, IoRequest, IoStatus,
-    JoinChunks, LeaseGrant, Message, Outcome, PeerHello, Prepared, Promise, PromiseReply, Pushed, Report, Stack,
+    JoinChunks, LeaseGrant, Message, Outcome, OverReply, OverRequest, PeerHello, Prepared, Promise, PromiseReply,
+    Pushed, Report, Stack,
 };
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
@@ -40,6 +41,8 @@ pub struct Node {
     pub answers: BTreeMap<OpNumber, IoStatus>,
     /// Of reads.
     pub payloads: BTreeMap<OpNumber, Bytes>,
+    /// Of reads of a volume that stands on a base.
+    pub unwritten: BTreeMap<OpNumber, Vec<std::ops::Range<u16>>>,
     pub warnings: Vec<String>,
     pub controls: Vec<ControlRequest>,
     pub closed: BTreeSet<ConnId>,
@@ -113,6 +116,7 @@ impl Node {
             sent: vec![],
             answers: BTreeMap::new(),
             payloads: BTreeMap::new(),
+            unwritten: BTreeMap::new(),
             warnings: vec![],
             controls: vec![],
             closed: BTreeSet::new(),
@@ -232,10 +236,55 @@ impl Node {
         bytes: std::ops::Range<u32>,
         tag: u8,
     ) -> OpNumber {
+        let request = self.request_as(number, pg, chunk, kind, bytes, tag);
+        self.step(Event::Received(CLIENT, Message::IoRequest(request)));
+        number
+    }
+
+    /// Asks for a volume that stands on a base, bringing these blocks of it along, each filled with a byte.
+    pub fn ask_over(
+        &mut self,
+        chunk: ChunkId,
+        kind: IoKind,
+        bytes: std::ops::Range<u32>,
+        tag: u8,
+        base: &[u8],
+    ) -> OpNumber {
+        self.last_op += 1;
+        let number = OpNumber(self.last_op);
+        self.ask_over_as(number, chunk, kind, bytes, tag, base)
+    }
+
+    pub fn ask_over_as(
+        &mut self,
+        number: OpNumber,
+        chunk: ChunkId,
+        kind: IoKind,
+        bytes: std::ops::Range<u32>,
+        tag: u8,
+        base: &[u8],
+    ) -> OpNumber {
+        let mut request = self.request_as(number, PG, chunk, kind, bytes, tag);
+        let blocks: Vec<Vec<u8>> = base.iter().map(|fill| vec![*fill; BLOCK_BYTES as usize]).collect();
+        let base = blocks.iter().map(|block| Crc::of(block)).collect();
+        request.payload = [request.payload.to_vec(), blocks.concat()].concat().into();
+        self.step(Event::Received(CLIENT, Message::OverRequest(OverRequest { request, base })));
+        number
+    }
+
+    fn request_as(
+        &self,
+        number: OpNumber,
+        pg: PgId,
+        chunk: ChunkId,
+        kind: IoKind,
+        bytes: std::ops::Range<u32>,
+        tag: u8,
+    ) -> IoRequest {
         let (offset, len) = (bytes.start, bytes.end - bytes.start);
         let is_write = kind == IoKind::Write;
         let payload = if is_write { Bytes::from(vec![tag; len as usize]) } else { Bytes::new() };
-        let request = IoRequest {
+        IoRequest {
             op: OpId { session: SESSION, number },
             lowest_unanswered: OpNumber(1),
             pg,
@@ -250,9 +299,7 @@ impl Node {
             kind,
             crcs: if is_write { fragment_crcs(offset, &payload) } else { vec![] },
             payload,
-        };
-        self.step(Event::Received(CLIENT, Message::IoRequest(request)));
-        number
+        }
     }
 
     /// Asks and gives it some time.
@@ -291,6 +338,12 @@ impl Node {
         for action in actions {
             match action {
                 Action::Disk(io, op) => self.disk.submit(io, op),
+                Action::Send(_, Message::OverReply(OverReply { reply, unwritten })) => {
+                    self.answers.insert(reply.op.number, reply.status);
+                    let runs = unwritten.iter().map(|run| run.first().0..run.end()).collect();
+                    self.unwritten.insert(reply.op.number, runs);
+                    self.payloads.insert(reply.op.number, reply.payload);
+                }
                 Action::Send(_, Message::IoReply(reply)) => {
                     self.answers.insert(reply.op.number, reply.status);
                     self.payloads.insert(reply.op.number, reply.payload);
