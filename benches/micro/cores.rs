@@ -168,6 +168,7 @@ fn grant(size: u64) -> AttachGrant {
         layers: vec![LayerId(1)],
         size,
         read_only: false,
+        base: None,
     }
 }
 

@@ -1,7 +1,9 @@
 //! Bytes and checksums of one part: fragments of a write, blocks of a read, stretches of an extents answer. Nothing
 //! here copies a payload.
 
-use ashlar_types::{BLOCK_BYTES, BlockRange, CHUNK_BYTES, Crc, Extent};
+use super::base::Stretch;
+use super::request::PartOutput;
+use ashlar_types::{BLOCK_BYTES, BlockIndex, BlockRange, CHUNK_BYTES, Crc, Extent};
 use bytes::Bytes;
 use std::sync::LazyLock;
 
@@ -12,6 +14,12 @@ static ZERO_BLOCK_CRC: LazyLock<Crc> = LazyLock::new(|| Crc::of(&ZERO_CHUNK[..BL
 /// `len` zero bytes, shared by all.
 pub(super) fn zeroes(len: u32) -> Bytes {
     ZERO_CHUNK.slice(..len as usize)
+}
+
+/// Whether these are the zero bytes that are shared by all: then they take no memory.
+pub(crate) fn is_zeroes(bytes: &Bytes) -> bool {
+    let (shared, these) = (ZERO_CHUNK.as_ptr_range(), bytes.as_ptr_range());
+    shared.start <= these.start && these.end <= shared.end
 }
 
 /// How `len` bytes from `offset` fall onto blocks: the length of each fragment, in order.
@@ -55,6 +63,8 @@ pub(super) enum DamagedReply {
     BlockCount { expected: usize, found: usize },
     #[error("an answer with {found} bytes where its blocks have {expected}")]
     PayloadLength { expected: usize, found: usize },
+    #[error("block {block} is said to be unwritten and to be there")]
+    Unwritten { block: u16 },
     #[error("block {block}: checksum {found}, expected {expected}")]
     Checksum { block: u16, expected: Crc, found: Crc },
 }
@@ -67,6 +77,74 @@ pub(super) fn verified_read(
     blocks: &[Option<Crc>],
     payload: &Bytes,
 ) -> Result<Vec<Bytes>, DamagedReply> {
+    let range = verify(offset, len, blocks, payload)?;
+    Ok(read_pieces(offset, len, range, blocks, payload))
+}
+
+/// [`verified_read`] of a volume over a base: what is unwritten is left open.
+pub(super) fn verified_read_over(
+    offset: u32,
+    len: u32,
+    blocks: &[Option<Crc>],
+    unwritten: &[BlockRange],
+    payload: &Bytes,
+) -> Result<Vec<Stretch>, DamagedReply> {
+    let range = verify(offset, len, blocks, payload)?;
+    let mut taken = 0;
+    stretches(offset, len, range, blocks, unwritten, |start, end, range, blocks| {
+        let own = payload.slice(taken..);
+        taken += blocks.iter().flatten().count() * BLOCK_BYTES as usize;
+        PartOutput::Data(read_pieces(start, end - start, range, blocks, &own))
+    })
+}
+
+/// [`verified_extents`] of a volume over a base.
+pub(super) fn verified_extents_over(
+    offset: u32,
+    len: u32,
+    blocks: &[Option<Crc>],
+    unwritten: &[BlockRange],
+) -> Result<Vec<Stretch>, DamagedReply> {
+    let range = checked_range(offset, len, blocks)?;
+    stretches(offset, len, range, blocks, unwritten, |start, end, range, blocks| {
+        PartOutput::Extents(extents(start, end - start, range, blocks))
+    })
+}
+
+/// Parts a range into what is unwritten and what is the volume's own, which `own` is called for: with first byte, end, blocks and their CRCs.
+fn stretches(
+    offset: u32,
+    len: u32,
+    range: BlockRange,
+    blocks: &[Option<Crc>],
+    unwritten: &[BlockRange],
+    mut own: impl FnMut(u32, u32, BlockRange, &[Option<Crc>]) -> PartOutput,
+) -> Result<Vec<Stretch>, DamagedReply> {
+    let is_unwritten = |block: u16| unwritten.iter().any(|run| run.contains(BlockIndex(block)));
+    let indexes: Vec<(u16, bool)> = range.iter().map(|block| (block.0, is_unwritten(block.0))).collect();
+    let mut stretches = Vec::new();
+    for run in indexes.chunk_by(|a, b| a.1 == b.1) {
+        let (first, of_base) = run[0];
+        let count = u16::try_from(run.len()).expect("a chunk has fewer blocks");
+        let run = BlockRange::new(BlockIndex(first), count).expect("inside the range");
+        let start = run.byte_offset().max(offset);
+        let end = (run.byte_offset() + run.bytes()).min(offset + len);
+        let from = usize::from(first - range.first().0);
+        let blocks = &blocks[from..from + usize::from(count)];
+        if !of_base {
+            stretches.push(Stretch::Own(own(start, end, run, blocks)));
+            continue;
+        }
+        if let Some(at) = blocks.iter().position(Option::is_some) {
+            return Err(DamagedReply::Unwritten { block: first + at as u16 });
+        }
+        stretches.push(Stretch::Base { offset: start, len: end - start });
+    }
+    Ok(stretches)
+}
+
+/// Looks at every block of an answer.
+fn verify(offset: u32, len: u32, blocks: &[Option<Crc>], payload: &Bytes) -> Result<BlockRange, DamagedReply> {
     let range = checked_range(offset, len, blocks)?;
     let expected = blocks.iter().flatten().count() * BLOCK_BYTES as usize;
     if payload.len() != expected {
@@ -80,7 +158,7 @@ pub(super) fn verified_read(
             return Err(DamagedReply::Checksum { block: block.0, expected, found });
         }
     }
-    Ok(read_pieces(offset, len, range, blocks, payload))
+    Ok(range)
 }
 
 fn read_pieces(offset: u32, len: u32, range: BlockRange, blocks: &[Option<Crc>], payload: &Bytes) -> Vec<Bytes> {
@@ -103,12 +181,16 @@ fn read_pieces(offset: u32, len: u32, range: BlockRange, blocks: &[Option<Crc>],
 /// The bytes `offset..offset + len` of a chunk as extents.
 pub(super) fn verified_extents(offset: u32, len: u32, blocks: &[Option<Crc>]) -> Result<Vec<Extent>, DamagedReply> {
     let range = checked_range(offset, len, blocks)?;
+    Ok(extents(offset, len, range, blocks))
+}
+
+fn extents(offset: u32, len: u32, range: BlockRange, blocks: &[Option<Crc>]) -> Vec<Extent> {
     let extent = |(run_start, run_len, present): (u32, u32, bool)| {
         let start = run_start.max(offset);
         let end = (run_start + run_len).min(offset + len);
         Extent { len: u64::from(end - start), allocated: present, zero: !present }
     };
-    Ok(runs(range, blocks).map(extent).collect())
+    runs(range, blocks).map(extent).collect()
 }
 
 fn checked_range(offset: u32, len: u32, blocks: &[Option<Crc>]) -> Result<BlockRange, DamagedReply> {

@@ -6,6 +6,7 @@
 //! V4: a reconfiguration is never seen by the caller; it takes time, that is all.
 //! Called by the shell's engine and by the simulator. Knows nothing of sockets, tasks or how the view is fetched.
 
+mod base;
 mod data;
 mod lane;
 mod limits;
@@ -19,12 +20,16 @@ mod window;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use data::is_zeroes;
 pub use limits::ClientLimits;
 
 use ashlar_types::control::AttachGrant;
 use ashlar_types::view::ClusterView;
-use ashlar_types::{BlockError, BlockReply, BlockRequest, BootId, LayerId, OpNumber, OsdId, StackRevision, Tick};
-use ashlar_wire::Message;
+use ashlar_types::{
+    BlockError, BlockOp, BlockReply, BlockRequest, BootId, LayerId, OpNumber, OsdId, StackRevision, Tick,
+};
+use ashlar_wire::{Message, OverReply};
+use base::{Base, Fetched};
 use request::{Finished, Requests};
 use router::{Router, Verdict};
 use std::sync::Arc;
@@ -46,6 +51,8 @@ pub enum ClientEvent {
     Resized(u64),
     /// The layers of the volume, top first, as of this revision: the answer to [`ClientAction::WantStack`]. An older one does no harm.
     Stack { revision: StackRevision, layers: Vec<LayerId> },
+    /// The answer to [`ClientAction::ReadBase`].
+    BaseRead { key: u64, result: Result<BlockReply, BlockError> },
     /// The time of the newest [`ClientAction::WakeAt`] has come. An early or spurious one does no harm.
     Timer,
 }
@@ -57,6 +64,8 @@ pub enum ClientAction {
     Link { osd: OsdId, boot: BootId, address: String },
     /// Over the connection that stands; lost if it is broken, `LinkDown` tells.
     LinkSend(OsdId, Message),
+    /// Read that of the disk that the volume stands on ([`AttachGrant::base`]); answered by [`ClientEvent::BaseRead`] with the same key.
+    ReadBase { key: u64, op: BlockOp },
     /// The answer to the request with this tag.
     Complete(u64, Result<BlockReply, BlockError>),
     /// The view seems stale: fetch what is newer now. An answer without news needn't be handed in.
@@ -88,6 +97,7 @@ impl Default for SessionProgress {
 pub struct VolumeClient {
     requests: Requests,
     router: Router,
+    base: Base,
     fenced: bool,
 }
 
@@ -106,7 +116,8 @@ impl VolumeClient {
     /// If the grant names no layer.
     pub fn resume(grant: AttachGrant, limits: ClientLimits, progress: SessionProgress) -> VolumeClient {
         let requests = Requests::new(grant.size, grant.read_only, &limits);
-        VolumeClient { requests, router: Router::new(grant, limits, progress), fenced: false }
+        let base = Base::new(grant.base);
+        VolumeClient { requests, base, router: Router::new(grant, limits, progress), fenced: false }
     }
 
     pub fn progress(&self) -> SessionProgress {
@@ -148,6 +159,10 @@ impl VolumeClient {
             ClientEvent::Received(osd, message) => self.on_received(now, osd, message, actions),
             ClientEvent::Resized(size) => self.requests.resize(size),
             ClientEvent::Stack { revision, layers } => self.router.on_stack(now, revision, layers, actions),
+            ClientEvent::BaseRead { key, result } => {
+                let fetched = self.base.on_answer(key, result);
+                self.on_fetched(now, fetched, actions);
+            }
             ClientEvent::Timer => self.router.on_timer(now, actions),
         }
         if !self.fenced {
@@ -167,7 +182,10 @@ impl VolumeClient {
 
     fn on_received(&mut self, now: Tick, from: OsdId, message: Message, actions: &mut Vec<ClientAction>) {
         let verdict = match message {
-            Message::IoReply(reply) => self.router.on_io_reply(now, from, reply, actions),
+            Message::IoReply(reply) => self.router.on_io_reply(now, from, reply, &[], actions),
+            Message::OverReply(OverReply { reply, unwritten }) => {
+                self.router.on_io_reply(now, from, reply, &unwritten, actions)
+            }
             Message::HelloReply(reply) => {
                 self.router.on_hello_reply(now, from, &reply, actions);
                 None
@@ -175,6 +193,10 @@ impl VolumeClient {
             // Nothing else is for a client.
             _ => None,
         };
+        self.on_verdict(now, verdict, actions);
+    }
+
+    fn on_verdict(&mut self, now: Tick, verdict: Option<Verdict>, actions: &mut Vec<ClientAction>) {
         match verdict {
             None => {}
             Some(Verdict::Fenced) => self.on_fenced(actions),
@@ -183,11 +205,32 @@ impl VolumeClient {
                     complete(finished, actions);
                 }
             }
+            Some(Verdict::Open(part, stretches)) => {
+                let fetched = self.base.complete(part, stretches, actions);
+                self.on_fetched(now, fetched, actions);
+            }
+            Some(Verdict::NeedsBase(number)) => {
+                let part = self.router.window().get(number).expect("R10: it keeps its number");
+                let fetched = self.base.fetch(number, part, actions);
+                self.on_fetched(now, fetched, actions);
+            }
+        }
+    }
+
+    fn on_fetched(&mut self, now: Tick, fetched: Option<Fetched>, actions: &mut Vec<ClientAction>) {
+        let verdict = match fetched {
+            None => None,
+            Some(Fetched::Read(part, result)) => Some(Verdict::Settled(part, result)),
+            Some(Fetched::Write(number, blocks)) => self.router.resend(now, number, blocks, actions),
+        };
+        if verdict.is_some() {
+            self.on_verdict(now, verdict, actions);
         }
     }
 
     fn on_fenced(&mut self, actions: &mut Vec<ClientAction>) {
         self.fenced = true;
+        self.base.clear();
         for finished in self.requests.fail_all(&BlockError::Fenced) {
             complete(finished, actions);
         }

@@ -31,6 +31,10 @@ pub(super) struct Part {
     pub(super) sent: Option<Sent>,
     /// The stack that it was sent with.
     pub(super) stack: Option<StackRevision>,
+    /// What the base has in the blocks that it covers only partly, once that was needed.
+    pub(super) base: Vec<Bytes>,
+    /// Waits for that, with its number.
+    pub(super) needs_base: bool,
     pub(super) timeouts: u32,
     pub(super) damaged: u32,
 }
@@ -111,6 +115,7 @@ impl Request {
         self.slots += 1;
         self.outstanding += 1;
         let (lane, sent, stack, timeouts, damaged) = (LaneId::default(), None, None, 0, 0);
+        let (base, needs_base) = (Vec::new(), false);
         Some(Part {
             request: key,
             slot,
@@ -123,6 +128,8 @@ impl Request {
             lane,
             sent,
             stack,
+            base,
+            needs_base,
             timeouts,
             damaged,
         })

@@ -1,12 +1,13 @@
 //! Brings each part to the primary of its PG and its answer back, whatever happens on the way: one number for each part, sent
 //! again under the same number until it is answered (R10).
 //!
-//! T1: a part waits in the lane of its PG or is sent, never both. T2: a part that is answered is out of the window, so it
+//! T1: a part waits in the lane of its PG, or is sent, or waits for its base; one of them. T2: a part that is answered is out of the window, so it
 //! can't be sent again. T3: a link that is `Up` leads to the process that the view names. T4: a connection is told a stack before a request
 //! that names it.
 
 use super::ClientLimits;
-use super::data::{verified_extents, verified_read};
+use super::base::Stretch;
+use super::data::{verified_extents, verified_extents_over, verified_read, verified_read_over};
 use super::lane::{Gate, Lane, LaneId};
 use super::link::{Link, LinkState};
 use super::request::{Part, PartOutput, Sent};
@@ -16,17 +17,23 @@ use super::{ClientAction, SessionProgress};
 use ashlar_types::control::AttachGrant;
 use ashlar_types::view::{ClusterView, OsdInfo, PgConfig, place_chunk};
 use ashlar_types::{
-    BlockError, ChunkId, ClusterId, Duration, Epoch, LayerId, OpId, OpNumber, OsdId, PgId, Revision, StackRevision,
-    Tick,
+    BlockError, BlockRange, ChunkId, ClusterId, Crc, Duration, Epoch, LayerId, OpId, OpNumber, OsdId, PgId, Revision,
+    StackRevision, Tick,
 };
 use ashlar_wire::{
-    ClientHello, Hello, HelloReply, HelloStatus, IoKind, IoReply, IoRequest, IoStatus, Message, PeerHello, Stack,
+    ClientHello, Hello, HelloReply, HelloStatus, IoKind, IoReply, IoRequest, IoStatus, Message, OverRequest, PeerHello,
+    Stack,
 };
+use bytes::Bytes;
 use std::collections::{BTreeMap, VecDeque};
 
 /// What an answer means for the request behind it.
 pub(super) enum Verdict {
     Settled(Part, Result<PartOutput, BlockError>),
+    /// A part that reads was answered; what is open is the base's.
+    Open(Part, Vec<Stretch>),
+    /// A write that needs blocks of the base, and goes on with [`Router::resend`].
+    NeedsBase(OpNumber),
     /// The session is over.
     Fenced,
 }
@@ -249,6 +256,7 @@ impl Router {
         now: Tick,
         from: OsdId,
         reply: IoReply,
+        unwritten: &[BlockRange],
         actions: &mut Vec<ClientAction>,
     ) -> Option<Verdict> {
         if let Some(link) = self.links.get_mut(&from) {
@@ -265,13 +273,14 @@ impl Router {
         // A refusal counts only if it is of the attempt under way: a late one says nothing of what that attempt does.
         let current = part.sent.is_some_and(|sent| sent.osd == from);
         match reply.status {
-            IoStatus::Ok => self.on_done(now, number, &reply, actions),
+            IoStatus::Ok => self.on_done(now, number, &reply, unwritten, actions),
             IoStatus::Fenced => Some(Verdict::Fenced),
             _ if !current => None,
             IoStatus::StaleStack | IoStatus::LayerGone => {
                 self.restart(now, number, actions);
                 None
             }
+            IoStatus::NeedsBase if self.grant.base.is_some() => self.hold_for_base(now, number, actions),
             IoStatus::StaleOp => panic!("R10: {from} holds unanswered {number} for answered; a write may be lost"),
             IoStatus::WrongEpoch | IoStatus::Retry => {
                 self.on_refused(now, number, reply.epoch, actions);
@@ -283,7 +292,7 @@ impl Router {
                 let detail = format!("{} at byte {}", self.chunk_of(part), part.offset);
                 self.settle(now, number, Err(BlockError::Medium { detail }), actions)
             }
-            IoStatus::Invalid => {
+            IoStatus::Invalid | IoStatus::NeedsBase => {
                 let detail = format!("{from} calls a request for {} invalid", self.chunk_of(part));
                 self.settle(now, number, Err(BlockError::Medium { detail }), actions)
             }
@@ -305,9 +314,21 @@ impl Router {
         now: Tick,
         number: OpNumber,
         reply: &IoReply,
+        unwritten: &[BlockRange],
         actions: &mut Vec<ClientAction>,
     ) -> Option<Verdict> {
         let part = self.window.get(number)?;
+        if !unwritten.is_empty() && self.grant.base.is_some() && !part.is_write() {
+            let (offset, len, blocks) = (part.offset, part.len, &reply.blocks);
+            let stretches = match part.kind {
+                IoKind::Extents => verified_extents_over(offset, len, blocks, unwritten),
+                _ => verified_read_over(offset, len, blocks, unwritten, &reply.payload),
+            };
+            return match stretches {
+                Ok(stretches) => Some(Verdict::Open(self.take_out(now, number, actions)?, stretches)),
+                Err(damage) => self.on_damaged(now, number, damage.to_string(), actions),
+            };
+        }
         let output = match part.kind {
             IoKind::Write | IoKind::Zero => Ok(PartOutput::Done),
             IoKind::Read => verified_read(part.offset, part.len, &reply.blocks, &reply.payload).map(PartOutput::Data),
@@ -373,6 +394,11 @@ impl Router {
         result: Result<PartOutput, BlockError>,
         actions: &mut Vec<ClientAction>,
     ) -> Option<Verdict> {
+        Some(Verdict::Settled(self.take_out(now, number, actions)?, result))
+    }
+
+    /// A part has its answer.
+    fn take_out(&mut self, now: Tick, number: OpNumber, actions: &mut Vec<ClientAction>) -> Option<Part> {
         let part = self.window.settle(number)?;
         let lane = self.lanes.entry(part.lane).or_default();
         if part.sent.is_none() {
@@ -382,7 +408,38 @@ impl Router {
         if !lane.waiting.is_empty() {
             self.pump(now, part.lane, actions);
         }
-        Some(Verdict::Settled(part, result))
+        Some(part)
+    }
+
+    /// A write keeps its number, so that of all copies of it one takes effect (R10).
+    fn hold_for_base(&mut self, now: Tick, number: OpNumber, actions: &mut Vec<ClientAction>) -> Option<Verdict> {
+        let part = self.window.get_mut(number)?;
+        (part.sent, part.needs_base) = (None, true);
+        let id = part.lane;
+        self.lanes.entry(id).or_default().answered(number);
+        self.pump(now, id, actions);
+        Some(Verdict::NeedsBase(number))
+    }
+
+    /// The base's blocks for a write have come, or can't be had.
+    pub(super) fn resend(
+        &mut self,
+        now: Tick,
+        number: OpNumber,
+        base: Result<Vec<Bytes>, BlockError>,
+        actions: &mut Vec<ClientAction>,
+    ) -> Option<Verdict> {
+        let part = self.window.get_mut(number)?;
+        part.needs_base = false;
+        match base {
+            Ok(base) => {
+                part.base = base;
+                let lane = self.enqueue(number);
+                self.pump(now, lane, actions);
+                None
+            }
+            Err(error) => self.settle(now, number, Err(error), actions),
+        }
     }
 
     // ---- lanes
@@ -489,7 +546,7 @@ impl Router {
         let patience = Duration(self.limits.answer_timeout.0 << part.timeouts.min(3));
         let deadline = now + patience;
         part.sent = Some(Sent { osd, epoch, at: now, deadline });
-        let request = IoRequest {
+        let mut request = IoRequest {
             op: OpId { session: self.grant.session, number },
             lowest_unanswered,
             pg: PgId { pool: self.grant.pool, index: part.lane.pg },
@@ -505,8 +562,18 @@ impl Router {
             crcs: part.crcs.clone(),
             payload: part.payload.clone(),
         };
+        let message = match self.grant.base {
+            None => Message::IoRequest(request),
+            Some(_) => {
+                let base = part.base.iter().map(|block| Crc::of(block)).collect();
+                if !part.base.is_empty() {
+                    request.payload = [&request.payload].into_iter().chain(&part.base).flatten().copied().collect();
+                }
+                Message::OverRequest(OverRequest { request, base })
+            }
+        };
         self.wake_by(deadline);
-        actions.push(ClientAction::LinkSend(osd, Message::IoRequest(request)));
+        actions.push(ClientAction::LinkSend(osd, message));
     }
 
     // ---- links
@@ -650,7 +717,8 @@ impl Router {
         if cfg!(debug_assertions) {
             for (number, part) in self.window.iter() {
                 let waits = self.lanes.get(&part.lane).is_some_and(|lane| lane.waiting.contains(&number));
-                assert!(waits != part.sent.is_some(), "T1: {number} either waits or is sent");
+                let states = [waits, part.sent.is_some(), part.needs_base];
+                assert!(states.iter().filter(|is| **is).count() == 1, "T1: {number} waits or is sent: {states:?}");
             }
             let waiting: usize = self.lanes.values().map(|lane| lane.waiting.len()).sum();
             assert!(waiting <= self.window.unanswered(), "T2: only unanswered parts wait");

@@ -11,7 +11,7 @@ use ashlar_types::{
     AttachmentId, BlockOp, ClusterId, Epoch, Generation, LayerId, Name, PgId, PoolId, Revision, SessionId,
     StackRevision, VolumeId,
 };
-use ashlar_wire::{HelloReply, HelloStatus, IoReply, IoRequest, IoStatus};
+use ashlar_wire::{HelloReply, HelloStatus, IoReply, IoRequest, IoStatus, OverRequest};
 use std::collections::BTreeMap;
 
 const POOL: PoolId = PoolId(1);
@@ -31,6 +31,7 @@ fn grant(size: u64) -> AttachGrant {
         layers: vec![LayerId(7)],
         size,
         read_only: false,
+        base: None,
     }
 }
 
@@ -86,6 +87,8 @@ struct Rig {
     hellos: Vec<(OsdId, ashlar_wire::Hello)>,
     stacks: Vec<(OsdId, ashlar_wire::Stack)>,
     requests: Vec<(OsdId, IoRequest)>,
+    over: Vec<(OsdId, OverRequest)>,
+    base_reads: Vec<(u64, BlockOp)>,
     completed: Vec<(u64, Result<BlockReply, BlockError>)>,
     views_wanted: usize,
     stacks_wanted: usize,
@@ -102,6 +105,8 @@ impl Rig {
             hellos: Vec::new(),
             stacks: Vec::new(),
             requests: Vec::new(),
+            over: Vec::new(),
+            base_reads: Vec::new(),
             completed: Vec::new(),
             views_wanted: 0,
             stacks_wanted: 0,
@@ -134,7 +139,9 @@ impl Rig {
                 ClientAction::LinkSend(osd, Message::Hello(hello)) => self.hellos.push((osd, hello)),
                 ClientAction::LinkSend(osd, Message::Stack(stack)) => self.stacks.push((osd, stack)),
                 ClientAction::LinkSend(osd, Message::IoRequest(request)) => self.requests.push((osd, request)),
+                ClientAction::LinkSend(osd, Message::OverRequest(request)) => self.over.push((osd, request)),
                 ClientAction::LinkSend(_, message) => panic!("a client doesn't send {message:?}"),
+                ClientAction::ReadBase { key, op } => self.base_reads.push((key, op)),
                 ClientAction::Complete(tag, result) => self.completed.push((tag, result)),
                 ClientAction::WantView => self.views_wanted += 1,
                 ClientAction::WantStack => self.stacks_wanted += 1,

@@ -2,6 +2,7 @@
 //! its clock. Everything that happened since it last ran is taken in before anything is written, so that many requests
 //! ride on one write. It has no opinion about the protocol.
 
+use super::base::{BaseDisk, ReplyTo};
 use super::cluster::Cluster;
 use super::connection::{Connection, LinkError, Open};
 use super::volume::{Shared, request_stack};
@@ -17,6 +18,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::Duration;
+use tokio::sync::mpsc::WeakUnboundedSender;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, Sleep};
@@ -27,6 +29,11 @@ pub(super) enum Command {
     Submit(BlockRequest, Arc<dyn Completions>),
     View(Arc<ClusterView>),
     Resized(u64),
+    /// What the volume stands on has answered.
+    BaseRead {
+        key: u64,
+        result: Result<BlockReply, BlockError>,
+    },
     /// Ends the engine when all requests are done, or at the deadline; those that aren't done then fail.
     Close {
         deadline: Instant,
@@ -38,7 +45,10 @@ pub(super) struct Engine {
     core: VolumeClient,
     shared: Arc<Shared>,
     cluster: Cluster,
+    base: Option<Arc<BaseDisk>>,
     commands: mpsc::UnboundedReceiver<Command>,
+    /// Leads to `commands`, for answers of the base; weak, so that the engine ends when nobody else can submit.
+    own: WeakUnboundedSender<Command>,
     batch: Vec<Command>,
     waiting: Waiting,
     connections: BTreeMap<OsdId, Connection>,
@@ -61,14 +71,17 @@ impl Engine {
         core: VolumeClient,
         shared: Arc<Shared>,
         cluster: Cluster,
-        commands: mpsc::UnboundedReceiver<Command>,
+        base: Option<Arc<BaseDisk>>,
+        (own, commands): (WeakUnboundedSender<Command>, mpsc::UnboundedReceiver<Command>),
     ) -> Engine {
         let started = Instant::now();
         Engine {
             core,
             shared,
             cluster,
+            base,
             commands,
+            own,
             batch: Vec::with_capacity(COMMANDS_PER_BATCH),
             waiting: Waiting::default(),
             connections: BTreeMap::new(),
@@ -154,6 +167,7 @@ impl Engine {
             // Who told of a smaller size last was late: volumes only grow.
             Command::Resized(size) if size <= self.core.size() => {}
             Command::Resized(size) => self.step(ClientEvent::Resized(size)),
+            Command::BaseRead { key, result } => self.step(ClientEvent::BaseRead { key, result }),
             Command::Close { deadline, closed } => {
                 self.closing = Some((deadline, closed));
                 self.arm();
@@ -230,7 +244,7 @@ impl Engine {
         }
         let (cluster, shared) = (self.cluster.clone(), self.shared.clone());
         self.asked = Some(tokio::spawn(async move {
-            match request_stack(&cluster, &shared.name, shared.session).await {
+            match request_stack(&cluster, &shared).await {
                 Ok(grant) => grant,
                 Err(error) => {
                     tracing::debug!(volume = %shared.name, %error, "no newer stack");
@@ -296,6 +310,10 @@ impl Engine {
                     open.send(&message);
                 }
             }
+            ClientAction::ReadBase { key, op } => match &self.base {
+                Some(base) => base.submit(op, ReplyTo { key, engine: self.own.clone() }),
+                None => unreachable!("who is granted a volume over a base opens the base first"),
+            },
             ClientAction::Complete(key, result) => self.waiting.complete(key, result),
             ClientAction::WantView => self.cluster.want_view(),
             ClientAction::WantStack => self.ask_for_stack(),

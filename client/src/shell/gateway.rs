@@ -3,6 +3,7 @@
 //!
 //! G1: at most one session of a volume is open. G2: a session number is never served from its beginning twice (R10).
 
+use super::base::Bases;
 use super::cluster::{Cluster, wrong_answer};
 use super::control::Control;
 use super::volume::{Holder, OpenError, Volume, request_grant};
@@ -25,6 +26,8 @@ pub struct GatewayOptions {
     pub open_patience: Duration,
     /// How long the metadata service is asked for a volume that is open already. Default 1 s.
     pub renew_patience: Duration,
+    /// What blocks of frozen layers that linked clones stand on may take in memory, of all volumes together. Default 256 MiB.
+    pub base_cache_bytes: u64,
     pub limits: ClientLimits,
 }
 
@@ -35,6 +38,7 @@ impl Default for GatewayOptions {
             close_patience: Duration::from_secs(5),
             open_patience: Duration::from_secs(20),
             renew_patience: Duration::from_secs(1),
+            base_cache_bytes: 256 << 20,
             limits: ClientLimits::default(),
         }
     }
@@ -48,6 +52,7 @@ pub struct Gateway {
 
 struct Inner {
     cluster: Cluster,
+    bases: Bases,
     holder: Holder,
     options: GatewayOptions,
     slots: Mutex<BTreeMap<DiskName, Arc<Slot>>>,
@@ -96,7 +101,8 @@ impl Gateway {
         let cluster = Cluster::connect(control).await?;
         let (slots, ending) = (Mutex::new(BTreeMap::new()), AtomicBool::new(false));
         let holder = Holder { gateway: id, boot };
-        Ok(Gateway { inner: Arc::new(Inner { cluster, holder, options, slots, ending }) })
+        let bases = Bases::new(cluster.clone(), options.limits, options.base_cache_bytes);
+        Ok(Gateway { inner: Arc::new(Inner { cluster, bases, holder, options, slots, ending }) })
     }
 
     pub fn cluster(&self) -> &Cluster {
@@ -171,7 +177,8 @@ impl Gateway {
         };
         let used = slot.lock().used.filter(|(session, _)| *session == grant.session);
         let progress = used.map_or_else(SessionProgress::default, |(_, progress)| progress);
-        let volume = Volume::start(cluster, grant, options.limits, progress);
+        let base = self.inner.bases.under(&grant).await?;
+        let volume = Volume::start(cluster, grant, options.limits, progress, base);
         let mut state = slot.lock();
         // Connections to a session that is over keep it until they go; it has nothing more to do.
         state.volume = Some(volume.clone());

@@ -1,6 +1,7 @@
 //! The session on tokio. One task for each volume runs its core, its connections and its clock; whoever submits only puts
 //! the request into a queue. Views come once for all volumes of a process.
 
+mod base;
 mod cluster;
 mod connection;
 mod control;

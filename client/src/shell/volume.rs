@@ -1,9 +1,10 @@
 //! A volume, or a snapshot of one, that this process has attached, as a disk.
 
+use super::base::{BaseDisk, Bases, request_base};
 use super::cluster::{Cluster, wrong_answer};
 use super::engine::{Command, Engine};
 use crate::core::{ClientLimits, SessionProgress, VolumeClient};
-use ashlar_types::control::{AttachGrant, ControlError, ControlReply, ControlRequest};
+use ashlar_types::control::{AttachGrant, BaseLayer, ControlError, ControlReply, ControlRequest};
 use ashlar_types::{
     BlockDevice, BlockError, BlockRequest, BootId, Completions, DeviceInfo, DiskName, NameError, SessionId,
     format_bytes,
@@ -17,6 +18,9 @@ use tokio::time::Instant;
 
 /// How often a volume that is being taken over is asked for.
 const FENCING_PAUSE: Duration = Duration::from_millis(50);
+
+/// What a volume that is opened by itself may keep of the disk that it stands on.
+const BASE_CACHE_BYTES: u64 = 64 << 20;
 
 /// Why a volume can't be had. The texts are for people.
 #[derive(Debug, thiserror::Error)]
@@ -62,6 +66,8 @@ pub(super) struct Shared {
     pub(super) fenced: AtomicBool,
     read_only: bool,
     pub(super) session: SessionId,
+    /// It is read as what clones stand on, without an attachment.
+    pub(super) as_base: Option<BaseLayer>,
 }
 
 /// A volume's session. When the last handle is dropped, the session ends with it, and requests under way fail; so end with
@@ -85,7 +91,9 @@ impl Volume {
     ) -> Result<Arc<Volume>, OpenError> {
         let holder = Holder { gateway: gateway.to_owned(), boot };
         let grant = request_grant(cluster, name, &holder, patience).await?;
-        Ok(Volume::start(cluster, grant, ClientLimits::default(), SessionProgress::default()))
+        let limits = ClientLimits::default();
+        let base = Bases::new(cluster.clone(), limits, BASE_CACHE_BYTES).under(&grant).await?;
+        Ok(Volume::start(cluster, grant, limits, SessionProgress::default(), base))
     }
 
     /// Serves a grant, from where an earlier session of the same number in this process has ended.
@@ -94,7 +102,31 @@ impl Volume {
         grant: AttachGrant,
         limits: ClientLimits,
         progress: SessionProgress,
+        base: Option<Arc<BaseDisk>>,
     ) -> Arc<Volume> {
+        Volume::run(cluster, grant, limits, progress, base, None)
+    }
+
+    /// Reads a frozen layer for clones, which stands on `base` if it is a clone's itself.
+    pub(super) fn start_base(
+        cluster: &Cluster,
+        grant: AttachGrant,
+        limits: ClientLimits,
+        base: Option<Arc<BaseDisk>>,
+        layer: BaseLayer,
+    ) -> Arc<Volume> {
+        Volume::run(cluster, grant, limits, SessionProgress::default(), base, Some(layer))
+    }
+
+    fn run(
+        cluster: &Cluster,
+        grant: AttachGrant,
+        limits: ClientLimits,
+        progress: SessionProgress,
+        base: Option<Arc<BaseDisk>>,
+        as_base: Option<BaseLayer>,
+    ) -> Arc<Volume> {
+        assert!(grant.base.is_some() == base.is_some(), "who is granted a volume over a base opens the base first");
         let size = grant.size;
         tracing::info!(
             volume = %grant.name, id = %grant.volume, session = %grant.session, generation = %grant.generation,
@@ -106,11 +138,12 @@ impl Volume {
             fenced: AtomicBool::new(false),
             read_only: grant.read_only,
             session: grant.session,
+            as_base,
         });
         let (commands, receiver) = mpsc::unbounded_channel();
         cluster.add_volume(&commands);
         let core = VolumeClient::resume(grant, limits, progress);
-        let engine = Engine::new(core, shared.clone(), cluster.clone(), receiver);
+        let engine = Engine::new(core, shared.clone(), cluster.clone(), base, (commands.downgrade(), receiver));
         tokio::spawn(engine.run());
         Arc::new(Volume { shared, commands })
     }
@@ -171,9 +204,12 @@ impl BlockDevice for Volume {
 /// answered with something else.
 pub(super) async fn request_stack(
     cluster: &Cluster,
-    name: &DiskName,
-    session: SessionId,
+    shared: &Shared,
 ) -> Result<Option<AttachGrant>, ControlClientError> {
+    let (name, session) = (&shared.name, shared.session);
+    if let Some(base) = shared.as_base {
+        return request_base(cluster, base).await.map(Some);
+    }
     match cluster.control().request(ControlRequest::SessionGrant { name: name.clone(), session }).await? {
         ControlReply::Opened(grant) if !grant.layers.is_empty() && grant.session == session => Ok(Some(grant)),
         _ => Ok(None),

@@ -39,6 +39,7 @@ pub fn grant(session: u64, size: u64) -> AttachGrant {
         layers: vec![LayerId(7)],
         size,
         read_only: false,
+        base: None,
     }
 }
 

@@ -2,8 +2,8 @@
 //! wrong: links break with what is in them, answers are late, doubled or damaged, primaries move, requests are refused.
 
 use super::*;
-use ashlar_types::{BLOCK_BYTES, BlockRange, CHUNK_BYTES, ChunkIndex, Crc, OpNumber};
-use ashlar_wire::IoKind;
+use ashlar_types::{BLOCK_BYTES, BlockIndex, BlockRange, CHUNK_BYTES, ChunkIndex, Crc, OpNumber};
+use ashlar_wire::{IoKind, OverReply, OverRequest};
 use bytes::{Bytes, BytesMut};
 use std::collections::{BTreeSet, VecDeque};
 
@@ -43,6 +43,8 @@ pub(super) struct FakeCluster {
     pub(super) stack: StackRevision,
     /// Present blocks by (chunk, block).
     blocks: BTreeMap<(ChunkIndex, u16), Bytes>,
+    /// Blocks that were ever written or zeroed: the others are the base's, where there is one.
+    written: BTreeSet<(ChunkIndex, u16)>,
     /// Retry ids (R10).
     done: BTreeSet<OpNumber>,
     lowest: OpNumber,
@@ -60,6 +62,7 @@ impl FakeCluster {
             pg_count,
             stack: StackRevision::FIRST,
             blocks: BTreeMap::new(),
+            written: BTreeSet::new(),
             done: BTreeSet::new(),
             lowest: OpNumber(0),
             connections: BTreeMap::new(),
@@ -111,25 +114,29 @@ impl FakeCluster {
                 assert_eq!(stack.layers.len(), stack.revision.0 as usize);
                 self.wires[osd.0 as usize].stacks.insert(stack.revision);
             }
+            Some(Message::OverRequest(OverRequest { request, base })) => {
+                let reply = self.serve_over(osd, request, &base, random);
+                self.answer(osd, reply, random);
+            }
             Some(Message::IoRequest(request)) => {
                 let named = &self.wires[osd.0 as usize].stacks;
                 assert!(named.contains(&request.stack_revision), "T4: a stack is named before it is used");
                 assert!(self.wires[osd.0 as usize].greeted, "nothing is sent before the greeting is answered");
                 let reply = self.serve(osd, &request, random);
-                self.answer(osd, reply, random);
+                self.answer(osd, Message::IoReply(reply), random);
             }
             Some(message) => panic!("a client doesn't send {message:?}"),
         }
     }
 
     /// Answers may be doubled, and overtake one another.
-    fn answer(&mut self, osd: OsdId, reply: IoReply, random: &mut Random) {
+    fn answer(&mut self, osd: OsdId, reply: Message, random: &mut Random) {
         let queue = &mut self.wires[osd.0 as usize].to_client;
         let copies = if self.faults && random.one_in(10) { 2 } else { 1 };
         for _ in 0..copies {
             let at = random.below(queue.len() as u64 + 1) as usize;
             let at = if queue.iter().any(|m| matches!(m, Message::HelloReply(_))) { queue.len() } else { at };
-            queue.insert(at, Message::IoReply(reply.clone()));
+            queue.insert(at, reply.clone());
         }
     }
 
@@ -167,6 +174,58 @@ impl FakeCluster {
                 ok(request)
             }
         }
+    }
+
+    /// The same for a volume that stands on a base.
+    fn serve_over(&mut self, osd: OsdId, mut request: IoRequest, base: &[Crc], random: &mut Random) -> Message {
+        let block_bytes = BLOCK_BYTES as usize;
+        let base_data = request.payload.split_off(request.payload.len() - base.len() * block_bytes);
+        assert!(base_data.chunks(block_bytes).map(Crc::of).eq(base.iter().copied()));
+        let range = BlockRange::covering(request.offset, request.len).expect("inside its chunk");
+        let key = |block: u16| (request.chunk.index, block);
+        let unwritten: Vec<u16> = range.iter().map(|b| b.0).filter(|b| !self.written.contains(&key(*b))).collect();
+        if matches!(request.kind, IoKind::Read | IoKind::Extents) {
+            let reply = self.serve(osd, &request, random);
+            if reply.status != IoStatus::Ok || unwritten.is_empty() {
+                return Message::IoReply(reply);
+            }
+            let runs = unwritten.chunk_by(|a, b| a + 1 == *b);
+            let run = |run: &[u16]| BlockRange::new(BlockIndex(run[0]), run.len() as u16).expect("inside the range");
+            return Message::OverReply(OverReply { reply, unwritten: runs.map(run).collect() });
+        }
+        let mut edges = BTreeSet::new();
+        if !request.offset.is_multiple_of(BLOCK_BYTES) {
+            edges.insert(range.first().0);
+        }
+        if !(request.offset + request.len).is_multiple_of(BLOCK_BYTES) {
+            edges.insert(range.end() - 1);
+        }
+        assert!(base.is_empty() || base.len() == edges.len(), "a block for each that is covered partly");
+        let is_done = self.done.contains(&request.op.number);
+        let needed: Vec<u16> = edges.iter().copied().filter(|block| unwritten.contains(block)).collect();
+        let before = self.blocks.clone();
+        if !is_done && !needed.is_empty() && !base.is_empty() {
+            for (block, data) in edges.iter().zip(base_data.chunks(block_bytes)) {
+                if needed.contains(block) {
+                    self.blocks.insert(key(*block), Bytes::copy_from_slice(data));
+                }
+            }
+        }
+        let is_refused = |reply: &IoReply| reply.status != IoStatus::Ok;
+        if !is_done && !needed.is_empty() && base.is_empty() {
+            // Looked at like any other first: it may be refused for another reason.
+            let probe = IoRequest { kind: IoKind::Extents, crcs: vec![], payload: Bytes::new(), ..request.clone() };
+            let reply = self.serve(osd, &probe, random);
+            let status = if is_refused(&reply) { reply.status } else { IoStatus::NeedsBase };
+            return Message::IoReply(refusal(&request, status, self.epoch));
+        }
+        let reply = self.serve(osd, &request, random);
+        if is_refused(&reply) {
+            self.blocks = before;
+        } else if !is_done {
+            self.written.extend(range.iter().map(|block| key(block.0)));
+        }
+        Message::IoReply(reply)
     }
 
     fn read(&self, request: &IoRequest, range: BlockRange, random: &mut Random) -> IoReply {

@@ -3,7 +3,8 @@
 
 use super::fake::{FakeCluster, Random};
 use super::*;
-use ashlar_types::{CHUNK_BYTES, OpNumber};
+use ashlar_types::control::BaseLayer;
+use ashlar_types::{CHUNK_BYTES, Extent, OpNumber};
 use bytes::Bytes;
 use std::collections::BTreeSet;
 
@@ -25,6 +26,8 @@ struct Run {
     model: Vec<u8>,
     expected: BTreeMap<u64, Expected>,
     next_tag: u64,
+    /// What the volume stands on, if it is a clone.
+    base: Vec<u8>,
     /// Numbers whose answer the client has.
     answered: BTreeSet<OpNumber>,
 }
@@ -38,11 +41,19 @@ impl Run {
             damaged_retries_max: 1000,
             ..ClientLimits::default()
         };
+        // Of every other run; it ends within a block, somewhere in what is looked at.
+        let size = if seed.is_multiple_of(2) { 0 } else { BASE + SPAN / 2 + random.below(SPAN / 1024) * 512 };
+        let base: Vec<u8> = (0..size).map(|at| (at / 512 % 251 + 1) as u8).collect();
+        let layer = BaseLayer { volume: VolumeId(2), layer: LayerId(4), size };
+        let grant = AttachGrant { base: (size > 0).then_some(layer), ..grant(SIZE) };
+        let mut model = base.get(BASE as usize..).map(<[u8]>::to_vec).unwrap_or_default();
+        model.resize(SPAN as usize, 0);
         Run {
-            rig: Rig::new(grant(SIZE), limits),
+            base,
+            rig: Rig::new(grant, limits),
             cluster: FakeCluster::new(1 + random.below(3) as u32),
             random,
-            model: vec![0; SPAN as usize],
+            model,
             expected: BTreeMap::new(),
             next_tag: 0,
             answered: BTreeSet::new(),
@@ -50,7 +61,7 @@ impl Run {
     }
 
     fn step(&mut self, event: ClientEvent) {
-        if let ClientEvent::Received(_, Message::IoReply(_)) = event {
+        if let ClientEvent::Received(_, Message::IoReply(_) | Message::OverReply(_)) = event {
             let before: BTreeSet<OpNumber> = self.rig.client.unanswered().collect();
             self.rig.step(event);
             let after: BTreeSet<OpNumber> = self.rig.client.unanswered().collect();
@@ -76,6 +87,10 @@ impl Run {
         for (osd, request) in std::mem::take(&mut self.rig.requests) {
             self.check_number(&request);
             self.cluster.send(osd, Message::IoRequest(request));
+        }
+        for (osd, over) in std::mem::take(&mut self.rig.over) {
+            self.check_number(&over.request);
+            self.cluster.send(osd, Message::OverRequest(over));
         }
         for (tag, result) in std::mem::take(&mut self.rig.completed) {
             self.check_completion(tag, result);
@@ -139,6 +154,9 @@ impl Run {
     }
 
     fn turn(&mut self) {
+        if self.random.one_in(4) {
+            self.answer_base();
+        }
         let osd = OsdId(self.random.below(3) as u32);
         match self.random.below(if self.cluster.faults { 20 } else { 16 }) {
             0..7 => {
@@ -165,6 +183,29 @@ impl Run {
             19 if self.random.one_in(4) => self.cluster.stack.0 += 1,
             _ => {}
         }
+    }
+
+    /// The base answers one of the questions that it was asked.
+    fn answer_base(&mut self) {
+        if self.rig.base_reads.is_empty() {
+            return;
+        }
+        let at = self.random.below(self.rig.base_reads.len() as u64) as usize;
+        let (key, op) = self.rig.base_reads.swap_remove(at);
+        let reply = match op {
+            BlockOp::Read { offset, len } => {
+                let from = offset as usize;
+                let data = &self.base[from..from + len as usize];
+                let cut = self.random.below(data.len() as u64) as usize;
+                BlockReply::Data(vec![Bytes::copy_from_slice(&data[..cut]), Bytes::copy_from_slice(&data[cut..])])
+            }
+            BlockOp::Extents { offset, len } => {
+                assert!(offset + len <= self.base.len() as u64, "inside the base");
+                BlockReply::Extents(vec![Extent { len, allocated: true, zero: false }])
+            }
+            other => panic!("a base is only read, not {other:?}"),
+        };
+        self.step(ClientEvent::BaseRead { key, result: Ok(reply) });
     }
 
     fn tell_stack(&mut self) {
