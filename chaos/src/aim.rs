@@ -45,6 +45,7 @@ aims! {
     BelowMinSize, "below-min-size", 2, "all members but one fail under load, then it too";
     TakeOver, "take-over", 3, "a volume is taken over while the old host is alive, paused, or cut off";
     Snapshots, "snapshots", 3, "volumes are snapshotted while gateways hear of it late or never, and OSDs fail";
+    Clones, "clones", 3, "volumes are cloned, the clones snapshotted and cloned, while gateways hear of it late or crash, and OSDs fail";
     BreakConnections, "break-connections", 2, "connections break all the time, and answers with them";
     Scrub, "scrub", 1, "scrubs are asked for and withdrawn, and whoever does them fails";
     FullDisk, "full-disk", 1, "disks fill up";

@@ -22,6 +22,8 @@ pub enum ProcId {
     Mds(MdsId),
     Osd(OsdId),
     Client(u32),
+    /// What a clone's client reads beside the clone, in the same process.
+    Base(u32),
     /// Who creates pools and attaches volumes.
     Operator,
 }

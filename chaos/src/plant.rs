@@ -62,6 +62,7 @@ plants! {
     BootIdIgnored, "boot-id-ignored", BOOT_ID_IGNORED, [LostBoot];
     FloorSkipped, "floor-skipped", FLOOR_SKIPPED, [TakeOver];
     StaleStackRead, "stale-stack-read", STALE_STACK_READ, [Snapshots];
+    ForgottenBase, "forgotten-base", FORGOTTEN_BASE, [Clones];
     LatePrepareAfterReport, "late-prepare-after-report", LATE_PREPARE_AFTER_REPORT, [PausedPrimary];
     DamagedTailVetoes, "damaged-tail-vetoes", DAMAGED_TAIL_VETOES, [DamagedTail];
 }

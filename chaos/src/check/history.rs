@@ -49,6 +49,8 @@ pub struct History {
     position: u64,
     fences: BTreeMap<ClientNumber, u64>,
     snapshots: Snapshots,
+    /// Of volumes that are clones, what each was at first (C5).
+    origins: BTreeMap<u32, SnapshotRef>,
     /// Found while the history was written down: garbage in a sector, a fenced write that was answered.
     violations: Vec<Violation>,
 }
@@ -180,7 +182,7 @@ impl History {
         let mut seen = Vec::new();
         for (i, sector) in bytes.chunks(SECTOR_BYTES as usize).enumerate() {
             let at = first + i as u64;
-            let value = if sector.len() == SECTOR_BYTES as usize { sector_value(volume, at, sector) } else { None };
+            let value = if sector.len() == SECTOR_BYTES as usize { self.value_in(volume, at, sector) } else { None };
             seen.push(value.unwrap_or(Value::ZERO));
             if value.is_none() {
                 let reason = format!("operation {} read bytes in sector {at} that nobody wrote there", op.0);
@@ -193,6 +195,7 @@ impl History {
             self.violations.push(Violation { volume, block: first / SECTORS_PER_BLOCK, reason });
             return;
         }
+        self.note_inherited(volume, first, &seen);
         let o = self.op_mut(op);
         let snapshot = o.snapshot;
         // A snapshot is read as if it had been at the moment at which it was made.
@@ -208,6 +211,55 @@ impl History {
         }
     }
 
+    /// A volume is made that is at first what a snapshot is.
+    pub fn clone_volume(&mut self, volume: u32, of: SnapshotRef) {
+        self.origins.insert(volume, of);
+    }
+
+    /// A volume, what it was cloned from, and so on.
+    fn ancestry(&self, volume: u32) -> impl Iterator<Item = u32> + '_ {
+        let origin = |volume: &u32| self.origins.get(volume).map(|of| self.snapshots.volume(*of));
+        std::iter::successors(Some(volume), origin)
+    }
+
+    /// What a sector of a volume holds; in a clone that may have been written in what it was cloned from.
+    fn value_in(&self, volume: u32, sector: u64, bytes: &[u8]) -> Option<Value> {
+        self.ancestry(volume).find_map(|volume| sector_value(volume, sector, bytes))
+    }
+
+    /// Who reads in a clone what was written in its origin has read the origin's snapshot there.
+    fn note_inherited(&mut self, volume: u32, first: u64, seen: &[Value]) {
+        let Some(of) = self.origins.get(&volume).copied() else { return };
+        let origin = self.snapshots.volume(of);
+        for (sector, value) in (first..).zip(seen) {
+            let is_inherited = *value != Value::ZERO && self.op(OpRef(value.0)).volume != volume;
+            if !is_inherited || self.snapshots.seen(of, sector) == Some(*value) {
+                continue;
+            }
+            let (invoked, answered) = self.snapshots.window(of, self.position);
+            self.ops.push(Operation {
+                client: ClientNumber(0),
+                kind: OpKind::Read,
+                volume: origin,
+                first_sector: sector,
+                sectors: 1,
+                invoked,
+                answered: Some(answered),
+                seen: vec![*value],
+                snapshot: Some(of),
+            });
+            let op = OpRef(self.ops.len() as u64);
+            self.violations.extend(self.snapshots.see(of, op, sector, &[*value]));
+            self.note_inherited(origin, sector, &[*value]);
+        }
+    }
+
+    /// What a sector held at first, as far as it is known.
+    fn initial(&self, volume: u32, sector: u64) -> Value {
+        let origin = self.origins.get(&volume);
+        origin.and_then(|of| self.snapshots.seen(*of, sector)).unwrap_or(Value::ZERO)
+    }
+
     /// From now on no write of this client may take effect (C2).
     pub fn fence(&mut self, client: ClientNumber) {
         let position = self.next_position();
@@ -216,7 +268,8 @@ impl History {
 
     /// Blocks of a volume that any operation touched.
     pub fn blocks_of(&self, volume: u32) -> BTreeSet<u64> {
-        let ops = self.ops.iter().filter(|op| op.volume == volume);
+        let volumes: Vec<u32> = self.ancestry(volume).collect();
+        let ops = self.ops.iter().filter(|op| volumes.contains(&op.volume));
         ops.flat_map(|op| op.first_sector / SECTORS_PER_BLOCK..=(op.first_sector + op.sectors - 1) / SECTORS_PER_BLOCK)
             .collect()
     }
@@ -240,7 +293,7 @@ impl History {
         violations.extend(self.snapshots.check_cuts(&self.ops_by_sector()));
         let mut checked = Checked::default();
         for ((volume, block), ops) in blocks {
-            if let Err(reason) = self.check_block(block, &ops, &mut checked) {
+            if let Err(reason) = self.check_block((volume, block), &ops, &mut checked) {
                 violations.push(Violation { volume, block, reason });
             }
         }
@@ -260,12 +313,13 @@ impl History {
         written
     }
 
-    fn check_block(&self, block: u64, ops: &[usize], checked: &mut Checked) -> Result<(), String> {
+    fn check_block(&self, (volume, block): (u32, u64), ops: &[usize], checked: &mut Checked) -> Result<(), String> {
         let sectors = block * SECTORS_PER_BLOCK..(block + 1) * SECTORS_PER_BLOCK;
         let covers = |op: &Operation| op.first_sector <= sectors.start && sectors.end <= op.first_sector + op.sectors;
         let written_whole = ops.iter().map(|i| &self.ops[*i]).all(|op| op.kind == OpKind::Read || covers(op));
-        if !written_whole {
-            return sectors.clone().try_for_each(|sector| self.check_sector(sector, ops, checked));
+        let begins_whole = sectors.clone().all(|s| self.initial(volume, s) == self.initial(volume, sectors.start));
+        if !written_whole || !begins_whole {
+            return sectors.clone().try_for_each(|sector| self.check_sector((volume, sector), ops, checked));
         }
         let mut registers = Vec::with_capacity(ops.len());
         for i in ops {
@@ -279,22 +333,29 @@ impl History {
             }
             registers.push(self.register_op(*i, from));
         }
-        self.check_ops(&registers, ops, checked)
+        self.check_ops(self.initial(volume, sectors.start), &registers, ops, checked)
     }
 
-    fn check_sector(&self, sector: u64, ops: &[usize], checked: &mut Checked) -> Result<(), String> {
+    fn check_sector(&self, (volume, sector): (u32, u64), ops: &[usize], checked: &mut Checked) -> Result<(), String> {
         let touches = |i: &&usize| {
             let op = &self.ops[**i];
             op.first_sector <= sector && sector < op.first_sector + op.sectors
         };
         let ops: Vec<usize> = ops.iter().filter(touches).copied().collect();
         let registers: Vec<RegisterOp> = ops.iter().map(|i| self.register_op(*i, sector)).collect();
-        self.check_ops(&registers, &ops, checked).map_err(|reason| format!("sector {sector}: {reason}"))
+        self.check_ops(self.initial(volume, sector), &registers, &ops, checked)
+            .map_err(|reason| format!("sector {sector}: {reason}"))
     }
 
-    fn check_ops(&self, registers: &[RegisterOp], ops: &[usize], checked: &mut Checked) -> Result<(), String> {
+    fn check_ops(
+        &self,
+        initial: Value,
+        registers: &[RegisterOp],
+        ops: &[usize],
+        checked: &mut Checked,
+    ) -> Result<(), String> {
         checked.registers += 1;
-        match super::check_register(registers) {
+        match super::check_register(initial, registers) {
             Ok(Verdict::Linearizable) => Ok(()),
             Ok(Verdict::Unknown) => {
                 checked.unknown += 1;

@@ -4,6 +4,7 @@
 //! C2: a write of a fenced attachment takes effect before the fence or never.
 //! C3: a block written whole is never seen torn; between blocks no order is promised.
 //! C4: a snapshot is what the volume was at one moment between the request for it and the answer, and stays that.
+//! C5: a clone is at first what its snapshot is.
 
 mod history;
 mod register;
@@ -23,16 +24,16 @@ pub struct Contradiction {
     pub text: String,
 }
 
-/// Checks the accesses of one register.
+/// Checks the accesses of one register, which at first holds `initial`: what nobody writes, or zero.
 ///
 /// # Errors
 /// Says which operations contradict each other.
-pub fn check_register(ops: &[RegisterOp]) -> Result<Verdict, Contradiction> {
+pub fn check_register(initial: Value, ops: &[RegisterOp]) -> Result<Verdict, Contradiction> {
     let ops = register::settle_unanswered(&register::without_repetitions(ops));
     if ops.iter().any(|op| matches!(op.access, Access::Write(Value::ZERO))) {
-        search::check(&ops)
+        search::check(initial, &ops)
     } else {
-        zones::check(&ops).map(|()| Verdict::Linearizable)
+        zones::check(&register::beginning_with_zero(initial, ops)).map(|()| Verdict::Linearizable)
     }
 }
 

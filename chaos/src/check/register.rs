@@ -44,6 +44,19 @@ pub fn without_repetitions(ops: &[RegisterOp]) -> Vec<RegisterOp> {
     ops.iter().filter(is_new).copied().collect()
 }
 
+/// The same accesses of a register that at first holds zero, where none of them writes zero.
+pub fn beginning_with_zero(initial: Value, mut ops: Vec<RegisterOp>) -> Vec<RegisterOp> {
+    const NOWHERE: Value = Value(u64::MAX);
+    for op in &mut ops {
+        op.access = match op.access {
+            Access::Read(value) if value == initial => Access::Read(Value::ZERO),
+            Access::Read(Value::ZERO) => Access::Read(NOWHERE),
+            access => access,
+        };
+    }
+    ops
+}
+
 /// An unanswered write with a value of its own either was seen, then it did happen, before the first who saw it was done;
 /// or it wasn't, then nobody can tell and it is left out. Unanswered zeroes stay as they are.
 pub fn settle_unanswered(ops: &[RegisterOp]) -> Vec<RegisterOp> {

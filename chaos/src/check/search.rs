@@ -38,7 +38,7 @@ struct Search<'a> {
     possible: BTreeSet<Possibility>,
 }
 
-pub fn check(ops: &[RegisterOp]) -> Result<Verdict, Contradiction> {
+pub fn check(initial: Value, ops: &[RegisterOp]) -> Result<Verdict, Contradiction> {
     let mut moments: Vec<(u64, bool, usize)> = Vec::with_capacity(ops.len() * 2);
     for (i, op) in ops.iter().enumerate() {
         moments.push((op.invoked, false, i));
@@ -47,7 +47,7 @@ pub fn check(ops: &[RegisterOp]) -> Result<Verdict, Contradiction> {
         }
     }
     moments.sort_unstable();
-    let start = Possibility { holds: Value::ZERO, done: 0 };
+    let start = Possibility { holds: initial, done: 0 };
     let read = |op: &RegisterOp| if let Access::Read(value) = op.access { Some(value) } else { None };
     let read_values = ops.iter().filter_map(read).collect();
     let (slots, possible) = ([None; UNDER_WAY_MAX], BTreeSet::from([start]));

@@ -46,6 +46,11 @@ impl Snapshots {
         self.all[snapshot.0].volume
     }
 
+    /// What a sector of it holds, as far as anybody has seen it.
+    pub(super) fn seen(&self, snapshot: SnapshotRef, sector: u64) -> Option<Value> {
+        self.all[snapshot.0].seen.get(&sector).map(|(value, _)| *value)
+    }
+
     pub(super) fn count(&self) -> u64 {
         self.all.iter().filter(|s| s.made.is_some()).count() as u64
     }

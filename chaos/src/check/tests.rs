@@ -17,7 +17,7 @@ fn unanswered(value: u64, invoked: u64) -> RegisterOp {
 /// Both algorithms, where both apply.
 fn is_good(ops: &[RegisterOp]) -> bool {
     let settled = settle_unanswered(ops);
-    let by_search = search::check(&settled).is_ok();
+    let by_search = search::check(Value::ZERO, &settled).is_ok();
     if !settled.iter().any(|op| op.access == Access::Write(Value::ZERO)) {
         assert_eq!(by_search, zones::check(&settled).is_ok(), "the algorithms disagree: {ops:?}");
     }
@@ -230,13 +230,23 @@ fn many_writes_at_once_are_decided() {
         let zero = write(0, 50, 160);
         writes.chain([zero, read(7, 201, 202), read(last, 203, 204)]).collect::<Vec<_>>()
     };
-    assert_eq!(check_register(&crowd(7)), Ok(Verdict::Linearizable));
-    assert!(check_register(&crowd(0)).is_err(), "nobody wrote it after what was read last");
+    assert_eq!(check_register(Value::ZERO, &crowd(7)), Ok(Verdict::Linearizable));
+    assert!(check_register(Value::ZERO, &crowd(0)).is_err(), "nobody wrote it after what was read last");
 }
 
 #[test]
 fn reads_of_one_moment_are_one() {
     let reads = (0..100).map(|_| read(7, 3, 6));
     let ops: Vec<_> = [write(7, 1, 2), write(0, 4, 5)].into_iter().chain(reads).collect();
-    assert_eq!(check_register(&ops), Ok(Verdict::Linearizable));
+    assert_eq!(check_register(Value::ZERO, &ops), Ok(Verdict::Linearizable));
+}
+
+#[test]
+fn a_register_may_begin_with_something() {
+    let check = |ops: &[RegisterOp]| check_register(Value(9), ops).is_ok();
+    assert!(check(&[read(9, 1, 2), write(7, 3, 4), read(7, 5, 6)]));
+    assert!(!check(&[read(0, 1, 2)]), "it was never zero");
+    assert!(!check(&[write(7, 3, 4), read(9, 5, 6)]), "it was replaced");
+    assert!(check(&[read(9, 1, 2), write(0, 3, 4), read(0, 5, 6)]));
+    assert!(!check(&[read(9, 1, 2), write(0, 3, 4), read(9, 5, 6)]), "it was zeroed");
 }

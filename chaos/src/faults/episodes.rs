@@ -31,6 +31,7 @@ impl Faults {
             Aim::LostAdd => self.lost_add(world),
             Aim::Scrub => self.scrub(world),
             Aim::Snapshots => self.snapshots(world),
+            Aim::Clones => self.clones(world),
             Aim::IsolatePrimary
             | Aim::PausedPrimary
             | Aim::Joiner

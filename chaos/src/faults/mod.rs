@@ -4,6 +4,7 @@
 //! (design.md §9) promises nothing for more.
 //! F2: a cut, a pause or a stop ends by itself; the last of them when the load ends.
 
+mod clones;
 mod episodes;
 mod snapshots;
 
@@ -43,6 +44,9 @@ pub(crate) enum Act {
     },
     TakeOver {
         volume: u32,
+    },
+    Clone {
+        draw: u64,
     },
 }
 
@@ -205,6 +209,7 @@ impl Faults {
                 }
             }
             Act::TakeOver { volume } => world.take_over(volume),
+            Act::Clone { draw } => world.clone_a_snapshot(&mut Rng::new(draw)),
         }
     }
 }

@@ -9,7 +9,7 @@ use ashlar_types::OsdId;
 
 impl Faults {
     pub(super) fn snapshots(&mut self, world: &mut World) -> Instant {
-        let volume = u32::try_from(self.rng.below(u64::from(world.shape.volumes))).expect("few");
+        let volume = u32::try_from(self.rng.below(u64::from(world.volume_count()))).expect("few");
         let clients: Vec<u32> =
             world.clients.iter().filter(|(_, c)| c.volume == volume && c.is_running()).map(|(id, _)| *id).collect();
         let span = self.rng.between(50, 2000) * MS;

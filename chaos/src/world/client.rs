@@ -43,6 +43,8 @@ pub struct ClientProcess {
     is_submit_coming: bool,
     /// What it still has to read in the end, as blocks.
     pub last_reads: Vec<u64>,
+    /// What its volume stands on, if that is a clone.
+    base: Option<u32>,
     /// Of its volume, once it is known: pool and placement key.
     pub placement: Option<(PoolId, u64)>,
 }
@@ -80,6 +82,7 @@ impl World {
             workload,
             is_submit_coming: false,
             last_reads: Vec::new(),
+            base: None,
             placement: None,
         };
         self.clients.insert(id, client);
@@ -116,6 +119,8 @@ impl World {
         client.process.end();
         client.state = ClientState::Down;
         client.in_flight.clear();
+        let base = client.base.take();
+        base.into_iter().for_each(|base| self.end_base(base));
         self.stats.crashes += 1;
         self.trace(|| format!("client {id} crashes"));
         self.net.on_process_end(self.now, ProcId::Client(id), false);
@@ -182,6 +187,9 @@ impl World {
                 let client = self.clients.get_mut(&id).expect("it was just there");
                 client.placement = Some((grant.pool, grant.placement_key));
                 client.session = grant.session;
+                let base = grant.base.map(|layer| self.begin_base(ProcId::Client(id), layer));
+                let client = self.clients.get_mut(&id).expect("it was just there");
+                client.base = base;
                 let session = VolumeClient::new(grant, ClientLimits::default());
                 client.state = ClientState::Running(Box::new(session));
                 self.watch(ProcId::Client(id));
@@ -268,7 +276,7 @@ impl World {
         self.step_client(id, ClientEvent::Submit(BlockRequest { tag: op.0, op: block_op }));
     }
 
-    fn step_client(&mut self, id: u32, event: ClientEvent) {
+    pub(super) fn step_client(&mut self, id: u32, event: ClientEvent) {
         let now = self.tick_of(ProcId::Client(id));
         let Some(client) = self.clients.get_mut(&id) else { return };
         let ClientState::Running(session) = &mut client.state else { return };
@@ -299,11 +307,18 @@ impl World {
                 let request = ControlRequest::SessionGrant { name: client.disk_name(), session: client.session };
                 self.call(me, Purpose::Shell, request);
             }
+            ClientAction::ReadBase { key, op } => {
+                let base = self.clients[&id].base.expect("its grant named it");
+                self.read_base(base, key, op);
+            }
             ClientAction::WakeAt(tick) => self.wake_at(me, tick),
             ClientAction::Fenced => {
                 self.trace(|| format!("client {id} is fenced"));
                 self.net.on_process_end(self.now, me, false);
-                self.clients.get_mut(&id).expect("it has just acted").state = ClientState::Over;
+                let client = self.clients.get_mut(&id).expect("it has just acted");
+                client.state = ClientState::Over;
+                let base = client.base.take();
+                base.into_iter().for_each(|base| self.end_base(base));
             }
         }
     }

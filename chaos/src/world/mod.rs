@@ -5,7 +5,9 @@
 //! The shells here do what the daemons' shells do, and have no more opinion about the protocol than those.
 
 mod bad_disk;
+mod base;
 mod client;
+mod clones;
 mod control;
 mod mds;
 mod operator;
@@ -91,6 +93,7 @@ pub struct World {
     pub mds: BTreeMap<MdsId, MdsProcess>,
     pub osds: BTreeMap<OsdId, OsdProcess>,
     pub clients: BTreeMap<u32, ClientProcess>,
+    bases: BTreeMap<u32, base::BaseProcess>,
     operator: Operator,
     pub history: History,
     last_client_number: u32,
@@ -179,6 +182,7 @@ impl World {
             mds: BTreeMap::new(),
             osds: BTreeMap::new(),
             clients: BTreeMap::new(),
+            bases: BTreeMap::new(),
             operator: Operator::new(),
             history: History::default(),
             last_client_number: 0,
@@ -281,6 +285,7 @@ impl World {
             ProcId::Mds(node) => self.mds.get_mut(&node).map(|p| &mut p.process),
             ProcId::Osd(osd) => self.osds.get_mut(&osd).map(|p| &mut p.process),
             ProcId::Client(client) => self.clients.get_mut(&client).map(|p| &mut p.process),
+            ProcId::Base(base) => self.bases.get_mut(&base).map(|p| &mut p.process),
             ProcId::Operator => Some(&mut self.operator.process),
         }
     }
@@ -318,6 +323,7 @@ impl World {
             ProcId::Mds(node) => self.on_mds_input(node, input),
             ProcId::Osd(osd) => self.on_osd_input(osd, input),
             ProcId::Client(client) => self.on_client_input(client, input),
+            ProcId::Base(base) => self.on_base_input(base, input),
             ProcId::Operator => self.on_operator_input(input),
         }
         self.schedule_net();
@@ -343,6 +349,7 @@ impl World {
             ProcId::Osd(osd) => 100 + u64::from(osd.0),
             ProcId::Client(client) => 200 + u64::from(client),
             ProcId::Operator => 300,
+            ProcId::Base(base) => 400 + u64::from(base),
         };
         self.stats.hash = mix(self.stats.hash ^ mix(self.now) ^ mix(kind << 16 ^ place));
     }

@@ -1,6 +1,7 @@
 //! Who makes the cluster and attaches its volumes: what `ashlar up` and an administrator do.
 
 use super::client::volume_name;
+use super::clones::Clone;
 use super::{Happening, Input, Phase, Process, Purpose, World};
 use crate::check::{ClientNumber, SnapshotRef};
 use crate::clock::{Instant, MS};
@@ -25,6 +26,7 @@ pub struct Operator {
     /// The scratch volume that exists.
     scratch: Option<VolumeId>,
     pub snapshots: Vec<Snapshot>,
+    pub(super) clones: Vec<Clone>,
     /// When snapshots under way are asked after again.
     look_at: Instant,
 }
@@ -70,6 +72,7 @@ impl Operator {
             deleted: Vec::new(),
             scratch: None,
             snapshots: Vec::new(),
+            clones: Vec::new(),
             look_at: 0,
         }
     }
@@ -104,7 +107,7 @@ impl World {
         self.ask_next();
     }
 
-    fn push_attach(&mut self, volume: u32, mode: AttachMode) {
+    pub(super) fn push_attach(&mut self, volume: u32, mode: AttachMode) {
         self.operator.last_gateway += 1;
         let gateway = format!("gateway-{}", self.operator.last_gateway);
         let request = ControlRequest::Attach { name: volume_name(volume).into(), gateway, mode, read_only: false };
@@ -122,7 +125,8 @@ impl World {
 
     /// Every volume is detached from whoever has it, and deleted.
     pub(super) fn delete_volumes(&mut self) {
-        for volume in 0..self.shape.volumes {
+        // Those that clones stand on go first, and are kept until the clones have gone.
+        for volume in 0..self.volume_count() {
             let name = volume_name(volume);
             self.operator.script.push_back(ControlRequest::Detach { name: name.clone().into(), gateway: None });
             for snapshot in self.operator.snapshots.iter().filter(|s| s.volume == volume) {
@@ -172,6 +176,11 @@ impl World {
         }
     }
 
+    pub(super) fn snapshots_that_are_there(&self) -> Vec<(DiskName, SnapshotRef)> {
+        let is_there = |s: &&Snapshot| matches!(s.state, SnapshotProgress::Made | SnapshotProgress::Attached);
+        self.operator.snapshots.iter().filter(is_there).map(|s| (s.disk_name(), s.of)).collect()
+    }
+
     pub(super) fn are_snapshots_read(&self) -> bool {
         self.operator.snapshots.iter().all(|s| s.state == SnapshotProgress::Attached)
     }
@@ -183,7 +192,8 @@ impl World {
 
     /// A gateway has got what it asked for.
     fn on_attached(&mut self, name: &DiskName, gateway: &str) {
-        let volume = (0..self.shape.volumes).find(|v| volume_name(*v) == name.volume).expect("one of ours");
+        self.on_clone_attached(&name.volume);
+        let volume = (0..self.volume_count()).find(|v| volume_name(*v) == name.volume).expect("one of ours");
         let snapshot = name.snapshot.as_ref().map(|snapshot| {
             let it = self.snapshot_mut(&name.volume, snapshot);
             it.state = SnapshotProgress::Attached;
@@ -255,6 +265,11 @@ impl World {
             (ControlRequest::SnapshotCreate { volume, name, .. }, Ok(_) | Err(ControlError::Exists { .. })) => {
                 self.snapshot_mut(volume, name).state = SnapshotProgress::Creating;
             }
+            // Asked twice, because the first answer was lost.
+            (ControlRequest::VolumeClone { names, .. }, Ok(_) | Err(ControlError::Exists { .. })) => {
+                self.on_cloned(names);
+            }
+            (ControlRequest::VolumeClone { names, .. }, Err(ControlError::Invalid(_))) => self.on_not_cloned(names),
             // A PG has no primary.
             (ControlRequest::SnapshotCreate { volume, name, .. }, Err(ControlError::Invalid(_))) => {
                 let is_it = |s: &Snapshot| volume_name(s.volume) == *volume && s.name == *name;

@@ -145,6 +145,7 @@ impl World {
             .map(|n| ProcId::Mds(*n))
             .chain(self.osds.keys().map(|o| ProcId::Osd(*o)))
             .chain(self.clients.keys().map(|c| ProcId::Client(*c)))
+            .chain(self.bases.keys().map(|b| ProcId::Base(*b)))
             .collect();
         let now = self.now;
         for id in everybody {

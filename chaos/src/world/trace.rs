@@ -27,6 +27,8 @@ pub fn brief(message: &Message) -> String {
     match &mut message {
         Message::IoRequest(m) => (m.payload, m.crcs) = (Bytes::new(), Vec::new()),
         Message::IoReply(m) => m.payload = Bytes::new(),
+        Message::OverRequest(m) => (m.request.payload, m.request.crcs) = (Bytes::new(), Vec::new()),
+        Message::OverReply(m) => m.reply.payload = Bytes::new(),
         Message::Prepare(m) => m.payload = Bytes::new(),
         Message::Push(m) => m.payload = Bytes::new(),
         Message::FetchReply(m) => m.payload = Bytes::new(),

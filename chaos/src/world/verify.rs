@@ -9,7 +9,7 @@ use ashlar_osd_core::{Action, Honest};
 use ashlar_sim_disk::SimDisk;
 use ashlar_types::view::PgConfig;
 use ashlar_types::{BLOCK_BYTES, BlockIndex, BlockRange, ChunkId, OpId, OsdId, PgId, Version};
-use ashlar_wire::{IoKind, IoStatus, Message, Outcome};
+use ashlar_wire::{IoKind, IoStatus, Message, Outcome, OverRequest};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What the observer remembers of what it saw on the wires.
@@ -27,7 +27,7 @@ pub struct Noted {
 
 impl World {
     pub(super) fn note_request(&mut self, conn: u64, message: &Message) {
-        if let Message::IoRequest(request) = message {
+        if let Message::IoRequest(request) | Message::OverRequest(OverRequest { request, .. }) = message {
             self.noted.requests.insert((conn, request.op), (request.pg, request.kind));
         }
     }

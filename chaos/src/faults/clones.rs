@@ -1,0 +1,32 @@
+//! Linked clones, of clones too, while volumes are snapshotted under them and everybody fails.
+
+use super::{Act, Faults};
+use crate::clock::{Instant, MS};
+use crate::world::World;
+
+impl Faults {
+    pub(super) fn clones(&mut self, world: &mut World) -> Instant {
+        let span = self.snapshots(world);
+        if self.rng.permille(700) {
+            let mut rng = self.rng.fork(0xc1);
+            let at = world.now + self.rng.below(100 * MS);
+            self.plan(at, Act::Clone { draw: rng.next_u64() });
+        }
+        let clones: Vec<u32> = (world.shape.volumes..world.volume_count()).collect();
+        if let Some(clone) = self.rng.choose(&clones).copied() {
+            let running = world.clients.iter().filter(|(_, c)| c.volume == clone && c.is_running());
+            let running: Vec<u32> = running.map(|(id, _)| *id).collect();
+            match self.rng.below(8) {
+                0 if world.clients.len() < 14 => world.take_over(clone),
+                1 | 2 => {
+                    for client in running {
+                        world.crash_client(client);
+                        world.restart_client_in(client, self.rng.between(10, 800) * MS);
+                    }
+                }
+                _ => {}
+            }
+        }
+        span
+    }
+}
