@@ -37,6 +37,6 @@ pub use ids::{
 };
 pub use name::{Name, NameError};
 pub use payload::aligned_payload;
-pub use size::{SizeError, format_bytes, parse_size};
+pub use size::{SizeError, format_bytes, parse_size, size_text};
 pub use time::{Duration, Tick};
 pub use version::{Epoch, Seq, Version};

@@ -84,6 +84,30 @@ pub fn format_bytes(bytes: u64) -> String {
     }
 }
 
+/// For serde: a size in bytes as a number, or as people write it.
+pub mod size_text {
+    use super::parse_size;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
+
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Size {
+        Bytes(u64),
+        Text(String),
+    }
+
+    pub fn serialize<S: Serializer>(size: &Option<u64>, to: S) -> Result<S::Ok, S::Error> {
+        size.serialize(to)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u64>, D::Error> {
+        match Size::deserialize(from)? {
+            Size::Bytes(bytes) => Ok(Some(bytes)),
+            Size::Text(text) => parse_size(&text).map(Some).map_err(D::Error::custom),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -23,6 +23,9 @@ pub struct GatewayConfig {
     /// NBD connections at a time; one more is closed at once. Default 4096.
     #[serde(default = "default_connections")]
     pub nbd_connections_max: usize,
+    /// Bytes that blocks of what linked clones stand on may take in memory, at most 1 TiB. Default 256 MiB.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "ashlar_types::size_text")]
+    pub clone_cache_bytes: Option<u64>,
 }
 
 fn default_connections() -> usize {
@@ -62,7 +65,13 @@ impl GatewayConfig {
         if self.nbd_socket.as_os_str().len() > SOCKET_PATH_BYTES_MAX {
             return Err(format!("nbd_socket: longer than {SOCKET_PATH_BYTES_MAX} bytes"));
         }
-        if self.nbd_connections_max == 0 { Err("nbd_connections_max: must be at least 1".to_owned()) } else { Ok(()) }
+        if self.nbd_connections_max == 0 {
+            return Err("nbd_connections_max: must be at least 1".to_owned());
+        }
+        match self.clone_cache_bytes.is_some_and(|bytes| bytes > 1 << 40) {
+            true => Err("clone_cache_bytes: at most 1 TiB".to_owned()),
+            false => Ok(()),
+        }
     }
 }
 
@@ -78,6 +87,7 @@ mod tests {
             nbd_advertise: None,
             nbd_socket: "/run/nbd.sock".into(),
             nbd_connections_max: GatewayConfig::CONNECTIONS_DEFAULT,
+            clone_cache_bytes: None,
         }
     }
 
@@ -104,5 +114,6 @@ mod tests {
         assert!(refused(|c| c.nbd_socket = "nbd.sock".into()).starts_with("nbd_socket:"));
         assert!(refused(|c| c.nbd_socket = format!("/{}", "x".repeat(108)).into()).starts_with("nbd_socket:"));
         assert!(refused(|c| c.nbd_connections_max = 0).starts_with("nbd_connections_max:"));
+        assert!(refused(|c| c.clone_cache_bytes = Some(u64::MAX)).starts_with("clone_cache_bytes:"));
     }
 }

@@ -91,7 +91,9 @@ async fn serve(config: GatewayConfig) -> Result<(), CliError> {
 
 /// Daemons may start in any order: waits for the metadata service as long as it takes.
 async fn connect(config: &GatewayConfig, control: &ControlClient, boot: BootId) -> Gateway {
-    let options = GatewayOptions { close_patience: CLOSE_PATIENCE, ..GatewayOptions::default() };
+    let defaults = GatewayOptions::default();
+    let base_cache_bytes = config.clone_cache_bytes.unwrap_or(defaults.base_cache_bytes);
+    let options = GatewayOptions { close_patience: CLOSE_PATIENCE, base_cache_bytes, ..defaults };
     loop {
         let control = Arc::new(control.clone());
         match Gateway::connect(control, config.name.clone(), boot, options).await {

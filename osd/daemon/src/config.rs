@@ -1,7 +1,7 @@
 //! Configuration of one OSD. Read once at start, checked whole, printed; nothing in it changes while the daemon runs.
 
 use crate::error::OsdError;
-use ashlar_types::{ClusterId, OsdId, parse_size};
+use ashlar_types::{ClusterId, OsdId};
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -33,14 +33,14 @@ pub struct OsdDaemonConfig {
     #[serde(default = "default_host")]
     pub host: String,
     /// Bytes of the disk that the store uses, a multiple of 4096. Default: all of it.
-    #[serde(default, skip_serializing_if = "Option::is_none", with = "size_text")]
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "ashlar_types::size_text")]
     pub capacity: Option<u64>,
     /// Bytes of the log ring, a multiple of 4096, 4 MiB to 16 GiB; fixed when the disk is formatted. Default: 1/64 of the
     /// capacity, at least 16 MiB, at most 128 MiB (a mount holds it in memory).
-    #[serde(default, skip_serializing_if = "Option::is_none", with = "size_text")]
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "ashlar_types::size_text")]
     pub log_bytes: Option<u64>,
     /// Bytes of index pages kept in memory, 1 MiB to 1 TiB. Default 48 MiB.
-    #[serde(default, skip_serializing_if = "Option::is_none", with = "size_text")]
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "ashlar_types::size_text")]
     pub index_cache_bytes: Option<u64>,
 }
 
@@ -166,30 +166,6 @@ mod cluster_text {
         let is_hex = text.len() == 32 && text.bytes().all(|b| b.is_ascii_hexdigit());
         let id = is_hex.then(|| u128::from_str_radix(&text, 16).ok()).flatten();
         id.map(ClusterId).ok_or_else(|| D::Error::custom(format!("{text:?} is not 32 hexadecimal digits")))
-    }
-}
-
-/// A size in bytes as a number, or as people write it.
-mod size_text {
-    use super::parse_size;
-    use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
-
-    #[derive(Deserialize)]
-    #[serde(untagged)]
-    enum Size {
-        Bytes(u64),
-        Text(String),
-    }
-
-    pub fn serialize<S: Serializer>(size: &Option<u64>, to: S) -> Result<S::Ok, S::Error> {
-        size.serialize(to)
-    }
-
-    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u64>, D::Error> {
-        match Size::deserialize(from)? {
-            Size::Bytes(bytes) => Ok(Some(bytes)),
-            Size::Text(text) => parse_size(&text).map(Some).map_err(D::Error::custom),
-        }
     }
 }
 
