@@ -5,6 +5,7 @@ mod support;
 
 mod bad_input;
 mod clients;
+mod clone_data;
 mod clones;
 mod crash;
 mod damaged;
