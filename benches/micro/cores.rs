@@ -366,6 +366,7 @@ impl Cores {
             ClientAction::Complete(_, Ok(reply)) => self.complete(&reply),
             ClientAction::WakeAt(at) => self.client_wake = Some(at),
             other @ (ClientAction::Complete(..)
+            | ClientAction::ReadBase { .. }
             | ClientAction::WantView
             | ClientAction::WantStack
             | ClientAction::Fenced) => {

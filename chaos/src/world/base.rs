@@ -82,11 +82,9 @@ impl World {
     fn on_base_answer(&mut self, id: u32, purpose: Purpose, result: Result<ControlReply, ControlError>) {
         let base = self.bases.get_mut(&id).expect("inputs are for processes that exist");
         match (purpose, result) {
-            (Purpose::Watch, Ok(ControlReply::View(view))) => {
-                if view.revision > base.process.revision {
-                    base.process.revision = view.revision;
-                    self.step_base(id, ClientEvent::View(Arc::from(view)));
-                }
+            (Purpose::Watch, Ok(ControlReply::View(view))) if view.revision > base.process.revision => {
+                base.process.revision = view.revision;
+                self.step_base(id, ClientEvent::View(Arc::from(view)));
             }
             (Purpose::Shell, Ok(ControlReply::Opened(grant))) if base.session.is_some() => {
                 let (revision, layers) = (grant.stack_revision, grant.layers);

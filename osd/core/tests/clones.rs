@@ -35,7 +35,7 @@ fn a_read_says_what_is_unwritten() {
     let mut node = clone();
     assert_eq!(unwritten(&mut node, 0..6), [0..2, 3..6]);
     assert!(unwritten(&mut node, 2..3).is_empty());
-    assert_eq!(unwritten(&mut node, 600..601), [600..601]);
+    assert_eq!(unwritten(&mut node, 600..602), vec![600..602; 1]);
 }
 
 #[test]
@@ -53,7 +53,7 @@ fn a_write_of_a_part_of_an_unwritten_block_needs_the_base() {
         let bytes = 4 * BLOCK_BYTES + 100..4 * BLOCK_BYTES + 200;
         let (number, status) = over(&mut node, kind, bytes.clone(), &[]);
         assert_eq!(status, Some(IoStatus::NeedsBase));
-        assert_eq!(unwritten(&mut node, 4..5), [4..5], "nothing was done");
+        assert_eq!(unwritten(&mut node, 4..5), vec![4..5; 1], "nothing was done");
         node.ask_over_as(number, chunk(0), kind, bytes, 5, &[3]);
         node.pass(100);
         assert_eq!(node.answers.get(&number), Some(&IoStatus::Ok), "under the same number");
