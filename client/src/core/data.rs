@@ -12,7 +12,7 @@ static ZERO_CHUNK: LazyLock<Bytes> = LazyLock::new(|| Bytes::from(vec![0; CHUNK_
 static ZERO_BLOCK_CRC: LazyLock<Crc> = LazyLock::new(|| Crc::of(&ZERO_CHUNK[..BLOCK_BYTES as usize]));
 
 /// `len` zero bytes, shared by all.
-pub(super) fn zeroes(len: u32) -> Bytes {
+pub(crate) fn zeroes(len: u32) -> Bytes {
     ZERO_CHUNK.slice(..len as usize)
 }
 

@@ -21,6 +21,8 @@ mod window;
 mod tests;
 
 pub(crate) use data::is_zeroes;
+#[cfg(test)]
+pub(crate) use data::zeroes;
 pub use limits::ClientLimits;
 
 use ashlar_types::control::AttachGrant;
