@@ -38,11 +38,6 @@ fn assert_holds(nbd: &mut Nbd, number: u8) {
     }
 }
 
-fn used_bytes(cluster: &Cluster) -> u64 {
-    let osds = cluster.json(&["osd", "list"]);
-    osds.as_array().expect("a list").iter().map(|osd| osd["used"].as_u64().expect("a number")).sum()
-}
-
 /// A volume whose snapshot `golden@base` holds 1 in some blocks, and which holds 2 there by now.
 fn golden() -> (Cluster, Export) {
     let cluster = Cluster::up(&[]);
@@ -110,7 +105,7 @@ fn parts_of_blocks_zeroes_and_what_lies_beyond_are_right_in_a_clone() {
 #[test]
 fn a_clone_outlives_what_it_stands_on_and_gives_its_space_back() {
     let cluster = Cluster::up(&[]);
-    let before = used_bytes(&cluster);
+    let before = cluster.used_bytes();
     let golden = cluster.volume("golden", "64MiB");
     let mut nbd = connect(&golden);
     for at in (0..16 * MIB).step_by(1 << 20) {
@@ -133,7 +128,7 @@ fn a_clone_outlives_what_it_stands_on_and_gives_its_space_back() {
     cluster.ok(&["volume", "detach", "one"]);
     cluster.ok(&["volume", "delete", "one"]);
     wait_until("the space is free", Duration::from_secs(30), || {
-        let (used, kept) = (used_bytes(&cluster), cluster.status()["volumes_kept"].clone());
+        let (used, kept) = (cluster.used_bytes(), cluster.status()["volumes_kept"].clone());
         // Logs and checkpoints take what they take.
         if used <= before + 4 * MIB && kept == 0 { Ok(()) } else { Err(format!("{used} bytes, {before} before")) }
     });
@@ -148,7 +143,7 @@ fn clones_of_a_file_system_come_and_go() {
         return;
     }
     let cluster = Cluster::up(&[]);
-    let before = used_bytes(&cluster);
+    let before = cluster.used_bytes();
     let count = (100 * rounds()).min(1000);
     let image = cluster.dir().join("root.img");
     let image = image.to_str().expect("text");
@@ -190,7 +185,7 @@ fn clones_of_a_file_system_come_and_go() {
         }
     }
     wait_until("everything is gone", Duration::from_secs(60), || {
-        let (status, used) = (cluster.status(), used_bytes(&cluster));
+        let (status, used) = (cluster.status(), cluster.used_bytes());
         let is_gone = status["volumes"] == 0 && status["volumes_kept"] == 0 && used <= before + 4 * MIB;
         if is_gone { Ok(()) } else { Err(format!("{} volumes, {used} bytes, {before} before", status["volumes"])) }
     });

@@ -31,11 +31,6 @@ fn assert_holds(export: &Export, name: &str, number: u8) {
     nbd.disconnect();
 }
 
-fn used_bytes(cluster: &Cluster) -> u64 {
-    let osds = cluster.json(&["osd", "list"]);
-    osds.as_array().expect("a list").iter().map(|osd| osd["used"].as_u64().expect("a number")).sum()
-}
-
 #[test]
 fn a_snapshot_keeps_what_was_written_before_it_and_the_volume_goes_on() {
     let cluster = Cluster::up(&[]);
@@ -129,7 +124,7 @@ fn deleting_with_snapshots_gives_all_space_back() {
     let cluster = Cluster::up(&[]);
     cluster.ok(&["volume", "create", "other", "--size", "64MiB"]);
     let volume = cluster.volume("v", "64MiB");
-    let before = used_bytes(&cluster);
+    let before = cluster.used_bytes();
     let mut nbd = Nbd::connect(&volume.address, "v").expect("served");
     for number in 1..=3_u8 {
         for at in (0..16 * MIB).step_by(1 << 20) {
@@ -144,7 +139,7 @@ fn deleting_with_snapshots_gives_all_space_back() {
     let line = cluster.fails(&["volume", "delete", "v"]);
     assert!(line.contains("has 3 snapshots") && line.contains("--snapshots"), "{line}");
     wait_until("the space is used", Duration::from_secs(20), || {
-        let used = used_bytes(&cluster);
+        let used = cluster.used_bytes();
         if used >= before + 3 * 3 * 16 * MIB { Ok(()) } else { Err(format!("{used} bytes, {before} before")) }
     });
     cluster.ok(&["volume", "delete", "v", "--snapshots"]);
@@ -156,7 +151,7 @@ fn deleting_with_snapshots_gives_all_space_back() {
     });
     assert_eq!(cluster.json(&["snapshot", "list"]).as_array().map(Vec::len), Some(0));
     wait_until("the space is free", Duration::from_secs(30), || {
-        let used = used_bytes(&cluster);
+        let used = cluster.used_bytes();
         // Logs and checkpoints take what they take.
         if used <= before + 4 * MIB { Ok(()) } else { Err(format!("{used} bytes, {before} before")) }
     });

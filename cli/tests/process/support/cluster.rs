@@ -123,6 +123,18 @@ impl Cluster {
         self.json(&["status"])
     }
 
+    /// Of all OSDs. One that has just started says soon what it uses.
+    pub fn used_bytes(&self) -> u64 {
+        let mut used = 0;
+        wait_until("every OSD says what it uses", Duration::from_secs(20), || {
+            let osds = self.json(&["osd", "list"]);
+            let each = osds.as_array().expect("a list").iter().map(|osd| osd["used"].as_u64().ok_or(osd));
+            used = each.sum::<Result<u64, _>>().map_err(ToString::to_string)?;
+            Ok(())
+        });
+        used
+    }
+
     /// All placement groups have all their members in sync.
     pub fn wait_in_sync(&self, patience: Duration) {
         wait_until("not in sync", patience, || {
