@@ -4,6 +4,7 @@
 
 mod command_v2;
 mod snapshot_v1;
+mod snapshot_v2;
 
 use super::{ClusterState, Command};
 use serde::Serialize;
@@ -11,10 +12,11 @@ use serde::de::DeserializeOwned;
 
 const COMMAND_MAGIC: [u8; 2] = *b"AC";
 /// 2: scrubs. Requests were added behind those of version 1, whose bytes mean the same. 3: snapshots, and names of disks.
-const COMMAND_VERSION: u16 = 3;
+/// 4: snapshots are deleted. Requests were added behind those of version 3, whose bytes mean the same.
+const COMMAND_VERSION: u16 = 4;
 const SNAPSHOT_MAGIC: [u8; 2] = *b"AS";
-/// 2: layers are a tree, and snapshots.
-const SNAPSHOT_VERSION: u16 = 2;
+/// 2: layers are a tree, and snapshots. 3: merges.
+const SNAPSHOT_VERSION: u16 = 3;
 /// magic (2), version (2, LE), CRC32C of the payload (4, LE).
 const ENVELOPE_BYTES: usize = 8;
 
@@ -58,6 +60,7 @@ impl ClusterState {
         let what = "snapshot";
         match open(what, SNAPSHOT_MAGIC, SNAPSHOT_VERSION, bytes)? {
             (1, payload) => snapshot_v1::upgrade(contents(what, payload)?).ok_or(FormatError::Contradiction { what }),
+            (2, payload) => Ok(contents::<snapshot_v2::StateV2>(what, payload)?.into()),
             (_, payload) => contents(what, payload),
         }
     }

@@ -6,6 +6,7 @@ use ashlar_types::scrub::{PgScrub, ScrubReport, ScrubTarget, ScrubWish};
 use ashlar_types::{AttachmentId, BootId, DiskName, Epoch, Generation, LayerId, StackRevision};
 
 mod attachments;
+mod merges;
 mod pgs;
 mod scrubs;
 mod snapshots;
@@ -238,9 +239,10 @@ fn damaged_bytes_are_told_apart() {
 #[test]
 fn golden_bytes_of_log_entries() {
     let hex = |command: &Command| command.encode().iter().map(|b| format!("{b:02x}")).collect::<String>();
-    let golden = include_str!("../../golden/command-v3.hex");
+    let golden = include_str!("../../golden/command-v4.hex");
     let older = golden_commands().into_iter().chain(golden_commands_of_version_2());
-    let commands: Vec<Command> = older.chain(golden_commands_of_version_3()).collect();
+    let older = older.chain(golden_commands_of_version_3());
+    let commands: Vec<Command> = older.chain(golden_commands_of_version_4()).collect();
     let encoded: Vec<String> = commands.iter().map(hex).collect();
     assert!(golden.lines().eq(&encoded), "log entries are not the golden ones:\n{}", encoded.join("\n"));
     for command in commands {
@@ -251,9 +253,11 @@ fn golden_bytes_of_log_entries() {
 #[test]
 fn log_entries_of_older_versions_are_read() {
     let version_1 = (include_str!("../../golden/command-v1.hex"), golden_commands());
-    let commands = golden_commands().into_iter().chain(golden_commands_of_version_2()).collect();
+    let commands: Vec<Command> = golden_commands().into_iter().chain(golden_commands_of_version_2()).collect();
     let version_2 = (include_str!("../../golden/command-v2.hex"), commands);
-    for (golden, commands) in [version_1, version_2] {
+    let commands = version_2.1.iter().cloned().chain(golden_commands_of_version_3()).collect();
+    let version_3 = (include_str!("../../golden/command-v3.hex"), commands);
+    for (golden, commands) in [version_1, version_2, version_3] {
         assert_eq!(golden.lines().count(), commands.len());
         for (line, command) in golden.lines().zip(commands) {
             assert_eq!(Command::decode(&bytes_of(line)), Ok(command));
@@ -264,7 +268,17 @@ fn log_entries_of_older_versions_are_read() {
 /// Never edit: snapshots in the field hold these bytes. A change of the types is a new version in format.rs.
 #[test]
 fn golden_bytes_of_a_snapshot() {
-    let golden: String = include_str!("../../golden/snapshot-v2.hex").lines().collect();
+    let golden: String = include_str!("../../golden/snapshot-v3.hex").lines().collect();
+    let mut cluster = golden_cluster_of_version_2();
+    cluster.snapshot("w", "three").expect("taken");
+    cluster.pass_barriers();
+    cluster.snapshot_delete("w", "three").expect("nobody has it");
+    let encoded: String = cluster.state.encode().iter().map(|b| format!("{b:02x}")).collect();
+    assert_eq!(encoded, golden, "snapshots are not the golden one");
+    assert_eq!(ClusterState::decode(&bytes_of(&golden)), Ok(cluster.state));
+}
+
+fn golden_cluster_of_version_2() -> Cluster {
     let mut cluster = golden_cluster_of_version_1();
     cluster.volume("w", 1 << 20).expect("made");
     cluster.snapshot("w", "one").expect("taken");
@@ -273,9 +287,13 @@ fn golden_bytes_of_a_snapshot() {
     cluster.attach_disk("w@one", "g").expect("attached");
     cluster.open_disk("w@one", "g", 7).expect("opened");
     cluster.revert("w", "one", false).expect("nobody has it");
-    let encoded: String = cluster.state.encode().iter().map(|b| format!("{b:02x}")).collect();
-    assert_eq!(encoded, golden, "snapshots are not the golden one");
-    assert_eq!(ClusterState::decode(&bytes_of(&golden)), Ok(cluster.state));
+    cluster
+}
+
+#[test]
+fn a_snapshot_of_version_2_is_read() {
+    let golden: String = include_str!("../../golden/snapshot-v2.hex").lines().collect();
+    assert_eq!(ClusterState::decode(&bytes_of(&golden)), Ok(golden_cluster_of_version_2().state));
 }
 
 fn golden_cluster_of_version_1() -> Cluster {
@@ -323,6 +341,15 @@ fn golden_commands_of_version_3() -> Vec<Command> {
         R::Attach { name: disk("vm-1@before"), gateway: gateway(), mode: AttachMode::Shared, read_only: true },
         R::Detach { name: disk("vm-1@before"), gateway: None },
         R::OpenAttachment { name: disk("vm-1@before"), gateway: gateway(), boot: BootId(9) },
+    ];
+    requests.into_iter().map(Command::Request).collect()
+}
+
+fn golden_commands_of_version_4() -> Vec<Command> {
+    use ControlRequest as R;
+    let requests = [
+        R::SnapshotDelete { volume: name("vm-1"), name: name("before") },
+        R::MergeDone { merge: 300, pgs: vec![PgId { pool: PoolId(2), index: 300 }] },
     ];
     requests.into_iter().map(Command::Request).collect()
 }

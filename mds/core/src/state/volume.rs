@@ -120,6 +120,7 @@ impl ClusterState {
         record.snapshots.clear();
         record.retiring.extend(layers);
         self.raise_floor(id, |floor| floor.closed = true);
+        self.forget_merges(id);
         self.done()
     }
 
