@@ -6,6 +6,7 @@ pub mod chaos;
 pub mod detach;
 pub mod disk;
 pub mod inspect;
+mod merges;
 pub mod osd;
 pub mod perf;
 pub mod pool;

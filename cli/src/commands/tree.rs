@@ -1,5 +1,6 @@
 //! `ashlar volume tree`: the layers of volumes, each below the one that it was put on, with what names it.
 
+use super::merges::{self, Merging};
 use super::snapshot;
 use crate::control::Control;
 use crate::error::CliError;
@@ -19,7 +20,9 @@ pub async fn run(control: &Control, name: Option<Name>) -> Result<Output, CliErr
         },
         None => control.volumes().await?,
     };
-    let trees: Vec<Tree> = volumes.iter().map(|volume| Tree::new(volume, &snapshots)).collect();
+    let view = control.view().await?;
+    let tree = |volume| Tree::new(volume, &snapshots, merges::of(&view, volume.id));
+    let trees: Vec<Tree> = volumes.iter().map(tree).collect();
     let text: Vec<String> = trees.iter().map(Tree::draw).collect();
     Ok(Output::new(text.join("\n"), trees.iter().map(Tree::json).collect()))
 }
@@ -30,10 +33,12 @@ struct Tree<'a> {
     snapshots: BTreeMap<LayerId, &'a SnapshotInfo>,
     parents: BTreeMap<LayerId, Option<LayerId>>,
     children: BTreeMap<Option<LayerId>, BTreeSet<LayerId>>,
+    /// By the layer that is being merged.
+    merges: BTreeMap<LayerId, Merging>,
 }
 
 impl<'a> Tree<'a> {
-    fn new(volume: &'a VolumeInfo, snapshots: &'a [SnapshotInfo]) -> Tree<'a> {
+    fn new(volume: &'a VolumeInfo, snapshots: &'a [SnapshotInfo], merges: Vec<Merging>) -> Tree<'a> {
         let own: Vec<&SnapshotInfo> = snapshots.iter().filter(|snapshot| snapshot.volume == volume.id).collect();
         let mut parents = BTreeMap::new();
         for stack in own.iter().map(|snapshot| &snapshot.layers).chain([&volume.layers]) {
@@ -46,7 +51,8 @@ impl<'a> Tree<'a> {
             children.entry(*parent).or_default().insert(*layer);
         }
         let names = own.into_iter().filter_map(|snapshot| Some((*snapshot.layers.first()?, snapshot))).collect();
-        Tree { volume, snapshots: names, parents, children }
+        let merges = merges.into_iter().map(|merge| (merge.from, merge)).collect();
+        Tree { volume, snapshots: names, parents, children, merges }
     }
 
     /// A layer stands below its parent; where several stand on one, each begins a branch.
@@ -84,6 +90,9 @@ impl<'a> Tree<'a> {
         if self.is_top(layer) {
             text.push_str("  (top)");
         }
+        if let Some(Merging { into, done, all, .. }) = self.merges.get(&layer) {
+            let _ = write!(text, "  (being merged into {into}: {done} of {all} placement groups done)");
+        }
         text
     }
 
@@ -98,6 +107,7 @@ impl<'a> Tree<'a> {
                 "parent": parent.map(|parent| parent.0),
                 "snapshot": self.snapshots.get(layer).map(|snapshot| &snapshot.name),
                 "top": self.is_top(*layer),
+                "merging": self.merges.get(layer).map(merges::merge_json),
             })
         };
         json!({ "volume": self.volume.name, "layers": self.parents.iter().map(layer).collect::<Vec<_>>() })
@@ -144,12 +154,24 @@ mod tests {
 
     #[test]
     fn chains_stand_in_line_and_branches_beside_each_other() {
-        assert_eq!(Tree::new(&volume(&[1]), &[]).draw(), "v  1GiB\n  layer.1  (top)\n");
+        assert_eq!(Tree::new(&volume(&[1]), &[], vec![]).draw(), "v  1GiB\n  layer.1  (top)\n");
         let (volume, snapshots) =
             (volume(&[6, 1]), [snapshot("a", &[1]), snapshot("b", &[2, 1]), snapshot("c", &[3, 2, 1])]);
         let drawn = "v  1GiB\n  layer.1  v@a\n  ├─ layer.2  v@b\n  │  layer.3  v@c\n  └─ layer.6  (top)\n";
-        let tree = Tree::new(&volume, &snapshots);
+        let tree = Tree::new(&volume, &snapshots, vec![]);
         assert_eq!(tree.draw(), drawn);
-        assert_eq!(tree.json()["layers"][1], json!({ "id": 2, "parent": 1, "snapshot": "b", "top": false }));
+        assert_eq!(
+            tree.json()["layers"][1],
+            json!({ "id": 2, "parent": 1, "snapshot": "b", "top": false, "merging": null })
+        );
+    }
+
+    #[test]
+    fn what_is_being_merged_is_said_with_its_progress() {
+        let merge = Merging { from: LayerId(1), into: LayerId(2), done: 3, all: 32 };
+        let volume = volume(&[2, 1]);
+        let tree = Tree::new(&volume, &[], vec![merge]);
+        let first = "  layer.1  (being merged into layer.2: 3 of 32 placement groups done)\n";
+        assert_eq!(tree.draw(), format!("v  1GiB\n{first}  layer.2  (top)\n"));
     }
 }
