@@ -1,7 +1,7 @@
 //! The disks that linked clones stand on: frozen layers of other volumes, read by all clones of a process through one session and one cache.
 //!
 //! D1: what is cached never changes, so it is never dropped but for room: a layer's id is never used again, and what a frozen layer and those below it
-//! have of a block stays the same, whichever of them holds it after a merge. D2: a block is asked for once at a time, however many wait for it.
+//! have of a block together stays the same. D2: a block is asked for once at a time, however many wait for it.
 
 use super::cluster::{Cluster, wrong_answer};
 use super::engine::Command;
