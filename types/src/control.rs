@@ -169,6 +169,16 @@ pub enum ControlRequest {
         name: DiskName,
         session: SessionId,
     },
+    /// Takes the name out at once; the space follows in the background. Refused while it is attached.
+    SnapshotDelete {
+        volume: Name,
+        name: Name,
+    },
+    /// Nothing is left in these PGs of the layer that the merge takes apart.
+    MergeDone {
+        merge: u64,
+        pgs: Vec<PgId>,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

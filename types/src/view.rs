@@ -19,6 +19,8 @@ pub struct ClusterView {
     pub pgs: BTreeMap<PgId, PgConfig>,
     /// Barriers not yet passed by all their PGs. Always complete, never a difference.
     pub barriers: Vec<Barrier>,
+    /// Layers that are being merged into those above them. Always complete, like barriers.
+    pub merges: Vec<Merge>,
     /// PGs that were scrubbed or are to be. Nothing is ever taken out.
     pub scrubs: BTreeMap<PgId, PgScrub>,
 }
@@ -39,6 +41,7 @@ impl ClusterView {
             self.pgs.insert(pg, config);
         }
         self.barriers = newer.barriers;
+        self.merges = newer.merges;
         self.scrubs.extend(newer.scrubs);
         true
     }
@@ -249,6 +252,18 @@ pub struct Barrier {
     /// Layers whose chunks each PG drops with the floor, with the ids beside them, likewise.
     pub retire: IdSet<LayerId>,
     /// Those that have not passed it yet.
+    pub pgs: Vec<PgId>,
+}
+
+/// A frozen layer that nobody names any more and that has one child: each named PG moves what it has of it into that child.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Merge {
+    pub id: u64,
+    pub volume: VolumeId,
+    pub from: LayerId,
+    /// Its child.
+    pub into: LayerId,
+    /// Those that are not done yet.
     pub pgs: Vec<PgId>,
 }
 

@@ -149,6 +149,10 @@ fn contradiction(message: &Message) -> Option<&'static str> {
                 (!is_right).then_some("the payload or its CRCs aren't those of the range")
             }
             Change::Zero { .. } => (!m.payload.is_empty()).then_some("a zero with a payload"),
+            Change::Merge { .. } if !m.payload.is_empty() => Some("a merge with a payload"),
+            Change::Merge { from, .. } => {
+                (*from >= m.write.chunk.layer).then_some("a merge of a layer that isn't below")
+            }
         },
         Message::Push(m) => {
             let present = m.blocks.iter().filter(|b| b.state.crc.is_some()).count();
@@ -400,12 +404,18 @@ impl Field for Change {
                 2u8.put(out);
                 range.put(out);
             }
+            Change::Merge { from, at } => {
+                3u8.put(out);
+                from.put(out);
+                at.put(out);
+            }
         }
     }
     fn get(from: &mut Reader<'_>) -> Result<Change, FrameError> {
         match u8::get(from)? {
             1 => Ok(Change::Write { range: Field::get(from)?, crcs: Field::get(from)? }),
             2 => Ok(Change::Zero { range: Field::get(from)? }),
+            3 => Ok(Change::Merge { from: Field::get(from)?, at: Field::get(from)? }),
             other => Err(from.bad_tag("change", other)),
         }
     }

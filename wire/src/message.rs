@@ -244,12 +244,34 @@ pub enum Change {
     Zero {
         range: BlockRange,
     },
+    /// Takes over what the chunk of a frozen layer below has of the blocks that this one never had written, and drops that chunk. No byte
+    /// that a client reads changes, and none is copied.
+    Merge {
+        from: LayerId,
+        /// The version of the chunk below, of which nothing is undecided: who has another is not in the same history (R9).
+        at: Version,
+    },
 }
 
 impl Change {
     pub fn range(&self) -> BlockRange {
         match self {
             Change::Write { range, .. } | Change::Zero { range } => *range,
+            Change::Merge { .. } => BlockRange::WHOLE,
+        }
+    }
+
+    pub fn is_merge(&self) -> bool {
+        matches!(self, Change::Merge { .. })
+    }
+}
+
+impl WriteMeta {
+    /// The chunk that a merge takes over.
+    pub fn merged_chunk(&self) -> Option<ChunkId> {
+        match &self.change {
+            Change::Merge { from, .. } => Some(ChunkId { layer: *from, ..self.chunk }),
+            Change::Write { .. } | Change::Zero { .. } => None,
         }
     }
 }

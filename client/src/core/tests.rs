@@ -75,6 +75,7 @@ fn view(revision: u64, pg_count: u32, epoch: u32, primary: Option<u32>) -> Clust
         pools: BTreeMap::from([(POOL, pool)]),
         pgs: pgs.collect(),
         barriers: Vec::new(),
+        merges: Vec::new(),
         scrubs: BTreeMap::new(),
     }
 }

@@ -86,6 +86,7 @@ impl FakeMds {
             pools: BTreeMap::from([(POOL, pool)]),
             pgs: pgs.collect(),
             barriers: Vec::new(),
+            merges: Vec::new(),
             scrubs: BTreeMap::new(),
         };
         state.watchers.retain(|watcher| watcher.try_send(view.clone()).is_ok());

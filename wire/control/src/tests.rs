@@ -69,6 +69,7 @@ fn view() -> ClusterView {
         pools: BTreeMap::from([(PoolId(3), pool)]),
         pgs: BTreeMap::from([(PG, config(Some(OsdId(1)))), (other, PgConfig { pg: other, ..config(None) })]),
         barriers: vec![barrier],
+        merges: vec![Merge { id: 10, volume: VolumeId(1), from: LayerId(2), into: LayerId(3), pgs: vec![PG] }],
         scrubs: BTreeMap::from([
             (PG, scrub),
             (other, PgScrub { last_deep: Some(scrub_report()), ..PgScrub::default() }),
@@ -181,6 +182,8 @@ fn requests_come_back_the_same() {
         R::OpenAttachment { name: disk("v"), gateway: gateway(), boot: BOOT },
         R::OpenAttachment { name: disk("v@s"), gateway: gateway(), boot: BOOT },
         R::SessionGrant { name: disk("v@s"), session: SessionId(5) },
+        R::SnapshotDelete { volume: name("v"), name: name("s") },
+        R::MergeDone { merge: 4, pgs: vec![PG] },
         R::AttachmentList { gateway: None },
         R::AttachmentList { gateway: Some(String::new()) },
         R::RegisterGateway { gateway: gateway(), boot: BOOT, nbd_address: "a".into(), nbd_socket: "s".into() },

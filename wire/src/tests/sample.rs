@@ -2,7 +2,7 @@
 
 use crate::message::{Change, Message, Outcome, PeerHello};
 use crate::{FetchReply, IoReply, IoRequest, Kind, OverReply, OverRequest, Prepare, Push, Stack};
-use ashlar_types::{BLOCK_BYTES, BLOCKS_PER_CHUNK, BlockIndex, BlockRange, Crc, IdSet, Numbered, Version};
+use ashlar_types::{BLOCK_BYTES, BLOCKS_PER_CHUNK, BlockIndex, BlockRange, Crc, IdSet, LayerId, Numbered, Version};
 use bytes::Bytes;
 use std::collections::BTreeMap;
 
@@ -142,6 +142,10 @@ impl Sample for Change {
         let range = BlockRange::sample(rng);
         match rng.below(2) {
             0 => Change::Write { range, crcs: range.iter().map(|_| Crc::sample(rng)).collect() },
+            // Drawn from what was drawn before, so that the golden samples stay what they are.
+            _ if range.count() % 4 == 3 => {
+                Change::Merge { from: LayerId(0), at: Version::from_bits(range.first().0.into()) }
+            }
             _ => Change::Zero { range },
         }
     }
@@ -188,7 +192,7 @@ pub(crate) fn message(kind: Kind, rng: &mut Rng) -> Message {
             let prepare = Prepare::sample(rng);
             let count = match &prepare.write.change {
                 Change::Write { range, .. } => usize::from(range.count()),
-                Change::Zero { .. } => 0,
+                Change::Zero { .. } | Change::Merge { .. } => 0,
             };
             Message::Prepare(Prepare { payload: blocks(rng, count), ..prepare })
         }

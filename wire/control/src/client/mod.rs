@@ -156,6 +156,7 @@ fn is_repeatable(request: &ControlRequest) -> bool {
         | R::OsdStopping { .. }
         | R::PgChange { .. }
         | R::BarrierPassed { .. }
+        | R::MergeDone { .. }
         // A second wish takes the place of the first.
         | R::ScrubStart { .. }
         | R::ScrubCancel { .. }
@@ -164,6 +165,7 @@ fn is_repeatable(request: &ControlRequest) -> bool {
         | R::VolumeCreate { .. }
         | R::VolumeDelete { .. }
         | R::SnapshotCreate { .. }
+        | R::SnapshotDelete { .. }
         | R::VolumeRevert { .. }
         | R::VolumeClone { .. }
         | R::Attach { .. }

@@ -55,6 +55,12 @@ impl From<ControlRequest> for proto::ControlRequest {
                 Kind::SessionGrant(proto::SessionGrant { name: name.to_string(), session: session.0 })
             }
             R::BaseGrant { volume, layer } => Kind::BaseGrant(proto::BaseGrant { volume: volume.0, layer: layer.0 }),
+            R::SnapshotDelete { volume, name } => {
+                Kind::SnapshotDelete(proto::SnapshotDelete { volume: volume.into(), name: name.into() })
+            }
+            R::MergeDone { merge, pgs } => {
+                Kind::MergeDone(proto::MergeDone { merge, pgs: pgs.into_iter().map(pg_to_proto).collect() })
+            }
             R::AttachmentList { gateway } => Kind::AttachmentList(proto::AttachmentList { gateway }),
             R::RegisterGateway { gateway, boot, nbd_address, nbd_socket } => {
                 Kind::RegisterGateway(proto::RegisterGateway { gateway, boot: boot.0, nbd_address, nbd_socket })
@@ -150,6 +156,11 @@ impl TryFrom<proto::ControlRequest> for ControlRequest {
                 R::SessionGrant { name: disk_name("SessionGrant.name", &r.name)?, session: SessionId(r.session) }
             }
             Kind::BaseGrant(r) => R::BaseGrant { volume: VolumeId(r.volume), layer: LayerId(r.layer) },
+            Kind::SnapshotDelete(r) => R::SnapshotDelete {
+                volume: name("SnapshotDelete.volume", &r.volume)?,
+                name: name("SnapshotDelete.name", &r.name)?,
+            },
+            Kind::MergeDone(r) => R::MergeDone { merge: r.merge, pgs: r.pgs.into_iter().map(pg_from_proto).collect() },
             Kind::AttachmentList(r) => R::AttachmentList { gateway: r.gateway },
             Kind::RegisterGateway(r) => R::RegisterGateway {
                 gateway: r.gateway,

@@ -4,9 +4,9 @@ use super::scrub::{scrub_from_proto, scrub_to_proto};
 use super::{ProtoError, byte, cluster_from_bytes, cluster_to_bytes, each, name, pg_from_proto, pg_required};
 use super::{pg_to_proto, required};
 use crate::proto;
-use ashlar_types::view::{Barrier, ClusterView, Floor, OsdInfo, PgConfig, PoolInfo};
+use ashlar_types::view::{Barrier, ClusterView, Floor, Merge, OsdInfo, PgConfig, PoolInfo};
 use ashlar_types::{
-    AttachmentId, BootId, Epoch, Generation, IdSet, Numbered, OsdId, PoolId, Revision, StackRevision, VolumeId,
+    AttachmentId, BootId, Epoch, Generation, IdSet, LayerId, Numbered, OsdId, PoolId, Revision, StackRevision, VolumeId,
 };
 
 impl From<ClusterView> for proto::ClusterView {
@@ -19,6 +19,7 @@ impl From<ClusterView> for proto::ClusterView {
             pgs: v.pgs.into_values().map(Into::into).collect(),
             barriers: v.barriers.into_iter().map(Into::into).collect(),
             scrubs: v.scrubs.into_iter().map(scrub_to_proto).collect(),
+            merges: v.merges.into_iter().map(Into::into).collect(),
         }
     }
 }
@@ -33,6 +34,7 @@ impl TryFrom<proto::ClusterView> for ClusterView {
             pools: each::<_, PoolInfo>(v.pools)?.into_iter().map(|p| (p.id, p)).collect(),
             pgs: each::<_, PgConfig>(v.pgs)?.into_iter().map(|p| (p.pg, p)).collect(),
             barriers: each(v.barriers)?,
+            merges: v.merges.into_iter().map(Into::into).collect(),
             scrubs: v.scrubs.into_iter().map(scrub_from_proto).collect::<Result<_, _>>()?,
         })
     }
@@ -168,6 +170,20 @@ impl TryFrom<proto::Barrier> for Barrier {
             gone: ranges_from_proto(b.gone),
             retire: ranges_from_proto(b.retire),
         })
+    }
+}
+
+impl From<Merge> for proto::Merge {
+    fn from(m: Merge) -> Self {
+        let pgs = m.pgs.into_iter().map(pg_to_proto).collect();
+        proto::Merge { id: m.id, volume: m.volume.0, from: m.from.0, into: m.into.0, pgs }
+    }
+}
+
+impl From<proto::Merge> for Merge {
+    fn from(m: proto::Merge) -> Self {
+        let pgs = m.pgs.into_iter().map(pg_from_proto).collect();
+        Merge { id: m.id, volume: VolumeId(m.volume), from: LayerId(m.from), into: LayerId(m.into), pgs }
     }
 }
 
