@@ -206,7 +206,7 @@ impl Driver {
                 match event {
                     StoreEvent::Mounted(report) => assert!(!report.damaged, "memory keeps what it was given"),
                     StoreEvent::Stored(_) => self.answered += 1,
-                    StoreEvent::Read(..) => {}
+                    StoreEvent::Read(..) | StoreEvent::MergeRefused(..) => {}
                     StoreEvent::Failed(error) => return Err(failed(&error)),
                 }
             }

@@ -1,7 +1,7 @@
 //! Checkpoint: a chain of pages whose payloads together list the directory's pages, the PGs' state and the prepared writes.
 
 use super::codec::{CHUNK_VERSION_BYTES, Put, Reader, check_zero, put_u32_at, put_u64_at, u32_at, u64_at};
-use super::log_record::{blocks_written, check_blocks, fences, put_fences};
+use super::log_record::{MovedBlock, blocks_written, check_blocks, check_merge, fences, moved, put_fences, put_moved};
 use super::{BlockAddr, FormatError, Identity, PAGE_BYTES, Run, prefix};
 use crate::store::api::{PgState, SessionState};
 use ashlar_types::{AttachmentId, Crc, Epoch, Generation, OpNumber, PgId, SessionId, VolumeId};
@@ -85,7 +85,10 @@ pub struct PreparedRecord {
     pub pg: PgId,
     pub data_good: bool,
     pub write: WriteMeta,
+    /// Empty for a merge.
     pub runs: Vec<Run>,
+    /// What a merge moves.
+    pub moved: Vec<MovedBlock>,
 }
 
 /// What the payloads say, joined.
@@ -123,11 +126,22 @@ pub fn put_pg(out: &mut Vec<u8>, pg: PgId, state: &PgState) {
     }
 }
 
-pub fn put_prepared(out: &mut Vec<u8>, pg: PgId, data_good: bool, write: &WriteMeta, runs: &[Run]) {
+pub fn put_prepared(
+    out: &mut Vec<u8>,
+    pg: PgId,
+    data_good: bool,
+    write: &WriteMeta,
+    runs: &[Run],
+    moved: &[MovedBlock],
+) {
     out.put_pg(pg);
     out.put_u32_le(u32::from(data_good));
     out.put_write_meta(write);
-    out.put_runs(runs);
+    if write.change.is_merge() {
+        put_moved(out, moved);
+    } else {
+        out.put_runs(runs);
+    }
 }
 
 pub fn put_leaves(out: &mut Vec<u8>, leaves: &[LeafRef]) {
@@ -145,7 +159,7 @@ impl CheckpointBody {
         put_pg_count(&mut out, self.pgs.len());
         self.pgs.iter().for_each(|(pg, state)| put_pg(&mut out, *pg, state));
         out.put_count(self.prepared.len());
-        self.prepared.iter().for_each(|p| put_prepared(&mut out, p.pg, p.data_good, &p.write, &p.runs));
+        self.prepared.iter().for_each(|p| put_prepared(&mut out, p.pg, p.data_good, &p.write, &p.runs, &p.moved));
         put_leaves(&mut out, &self.leaves);
         out
     }
@@ -191,9 +205,14 @@ fn prepared(r: &mut Reader<'_>) -> Result<PreparedRecord, FormatError> {
         1 => true,
         _ => return Err(FormatError::Reserved),
     };
-    let (write, runs) = (r.write_meta()?, r.runs()?);
+    let write = r.write_meta()?;
+    if write.change.is_merge() {
+        check_merge(&write)?;
+        return Ok(PreparedRecord { pg, data_good, write, runs: Vec::new(), moved: moved(r)? });
+    }
+    let runs = r.runs()?;
     check_blocks(&runs, blocks_written(&write))?;
-    Ok(PreparedRecord { pg, data_good, write, runs })
+    Ok(PreparedRecord { pg, data_good, write, runs, moved: Vec::new() })
 }
 
 /// The count of prepared writes, before them.

@@ -1,6 +1,6 @@
 //! Log records: what was done, in order. A record is a kind, the length of its body, and the body.
 
-use super::codec::{CHUNK_VERSION_BYTES, PUSHED_BLOCK_BYTES, Put, RETRY_ID_BYTES, Reader};
+use super::codec::{CHUNK_VERSION_BYTES, MOVED_BLOCK_BYTES, PUSHED_BLOCK_BYTES, Put, RETRY_ID_BYTES, Reader};
 use super::{BlockAddr, FormatError, Run};
 use ashlar_types::view::{Fences, Floor};
 use ashlar_types::{
@@ -12,6 +12,14 @@ use bytes::{BufMut, BytesMut};
 /// Kind u8, three zero bytes, length u32.
 pub const RECORD_HEADER_BYTES: usize = 8;
 
+/// A block that a merge moves from the chunk below to the one above. Its data stays where it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MovedBlock {
+    pub block: BlockIndex,
+    /// `None`: it was zeroed.
+    pub data: Option<(BlockAddr, Crc)>,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Record {
     Prepare {
@@ -19,6 +27,13 @@ pub enum Record {
         write: WriteMeta,
         /// Where its blocks are; together as many as it writes.
         runs: Vec<Run>,
+    },
+    /// A prepared write that is a merge, with what replay could not know without reading index pages.
+    PrepareMerge {
+        pg: PgId,
+        write: WriteMeta,
+        /// In order.
+        moved: Vec<MovedBlock>,
     },
     Resolve {
         pg: PgId,
@@ -75,6 +90,7 @@ const DROP_CHUNK: u8 = 7;
 const REPAIR: u8 = 8;
 const FORGET_ROLLED_BACK: u8 = 9;
 const FORGET_DAMAGE: u8 = 10;
+const PREPARE_MERGE: u8 = 11;
 
 /// Adds a record of some kind whose body `body` writes.
 fn put_record(out: &mut BytesMut, kind: u8, body: impl FnOnce(&mut BytesMut)) {
@@ -90,6 +106,14 @@ pub fn encode_prepare(out: &mut BytesMut, pg: PgId, write: &WriteMeta, runs: &[R
         out.put_pg(pg);
         out.put_write_meta(write);
         out.put_runs(runs);
+    });
+}
+
+pub fn encode_prepare_merge(out: &mut BytesMut, pg: PgId, write: &WriteMeta, moved: &[MovedBlock]) {
+    put_record(out, PREPARE_MERGE, |out| {
+        out.put_pg(pg);
+        out.put_write_meta(write);
+        put_moved(out, moved);
     });
 }
 
@@ -193,6 +217,7 @@ impl Record {
     pub fn encode(&self, out: &mut BytesMut) {
         match self {
             Record::Prepare { pg, write, runs } => encode_prepare(out, *pg, write, runs),
+            Record::PrepareMerge { pg, write, moved } => encode_prepare_merge(out, *pg, write, moved),
             Record::Resolve { pg, commit, rollback, rolled_back } => {
                 encode_resolve(out, *pg, commit, rollback, rolled_back);
             }
@@ -234,8 +259,16 @@ impl Record {
         Ok(match kind {
             PREPARE => {
                 let (write, runs) = (r.write_meta()?, r.runs()?);
+                if write.change.is_merge() {
+                    return Err(FormatError::Invalid("a merge that does not say what it moves"));
+                }
                 check_blocks(&runs, blocks_written(&write))?;
                 Record::Prepare { pg, write, runs }
+            }
+            PREPARE_MERGE => {
+                let (write, moved) = (r.write_meta()?, moved(r)?);
+                check_merge(&write)?;
+                Record::PrepareMerge { pg, write, moved }
             }
             RESOLVE => Record::Resolve {
                 pg,
@@ -284,7 +317,27 @@ impl Record {
 pub fn blocks_written(write: &WriteMeta) -> usize {
     match &write.change {
         Change::Write { range, .. } => range.count().into(),
-        Change::Zero { .. } => 0,
+        Change::Zero { .. } | Change::Merge { .. } => 0,
+    }
+}
+
+pub(super) fn put_moved(out: &mut impl BufMut, moved: &[MovedBlock]) {
+    out.put_count(moved.len());
+    moved.iter().for_each(|block| out.put_moved_block(block));
+}
+
+pub(super) fn moved(r: &mut Reader<'_>) -> Result<Vec<MovedBlock>, FormatError> {
+    let moved = r.counted(MOVED_BLOCK_BYTES, Reader::moved_block)?;
+    if !moved.is_sorted_by(|a, b| a.block < b.block) {
+        return Err(FormatError::Invalid("moved blocks out of order"));
+    }
+    Ok(moved)
+}
+
+pub(super) fn check_merge(write: &WriteMeta) -> Result<(), FormatError> {
+    match write.merged_chunk() {
+        Some(below) if below.layer < write.chunk.layer => Ok(()),
+        _ => Err(FormatError::Invalid("a merge of a layer that is not below")),
     }
 }
 

@@ -196,7 +196,7 @@ fn body() -> CheckpointBody {
     let runs = vec![Run::one(BlockAddr(900))];
     CheckpointBody {
         pgs: vec![(PG, state)],
-        prepared: vec![PreparedRecord { pg: PG, data_good: false, write, runs }],
+        prepared: vec![PreparedRecord { pg: PG, data_good: false, write, runs, moved: Vec::new() }],
         leaves: vec![LeafRef { pg: PG, addr: BlockAddr(901), crc: Crc(2) }],
     }
 }

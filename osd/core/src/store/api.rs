@@ -35,6 +35,8 @@ pub struct StoreConfig {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StoreOp {
     /// Logs a write as prepared: its data goes to fresh blocks, its record to the log. `write.prev` is the chunk's newest version (asserted, R9).
+    /// A merge may have to read index pages first: it takes effect when they are here, its `Stored` may come after those of later operations, and
+    /// it may be refused ([`StoreEvent::MergeRefused`]). Whatever changes the chunk below takes a prepared merge back.
     Prepare { pg: PgId, write: WriteMeta, payload: Bytes },
     /// Decides prepared writes: all up to `.1` of each chunk of `commit` become what reads see; all beyond `.1` of each chunk of `rollback` are
     /// undone, and recorded in [`PgState::rolled_back`] together with the versions in `rolled_back` (which this store may never have had).
@@ -94,8 +96,21 @@ pub enum StoreEvent {
     /// The operation is durable.
     Stored(Token),
     Read(Token, ReadOutcome),
+    /// A merge was not prepared, and will not be.
+    MergeRefused(Token, MergeRefusal),
     /// The store has latched and does nothing more: the process must stop.
     Failed(StoreError),
+}
+
+/// Why a merge was not prepared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MergeRefusal {
+    /// One of the two chunks is not at the version that was named.
+    Mismatch,
+    /// What an index page said of them is lost.
+    Lost,
+    /// A promise of a higher epoch, or a join, came before its pages.
+    Cancelled,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Default)]

@@ -7,7 +7,7 @@
 
 use super::api::StoreError;
 use super::cache::{CachedPage, PageCache};
-use super::delta::{Delta, release};
+use super::delta::{BlockSet, Delta, release};
 use super::device::{Device, Purpose};
 use super::directory::{Entry, Leaf, Stored};
 use super::log::{LogPoint, data_writes};
@@ -58,6 +58,8 @@ struct Wanted {
     quarter: u8,
     old: PageRef,
     page: Option<CachedPage>,
+    /// Of a page to be purged: blocks that are somebody else's.
+    kept: BlockSet,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -131,8 +133,9 @@ impl Checkpoint {
         for (pg, mem) in &mut state.pgs {
             assert!(mem.frozen.is_empty(), "the last checkpoint has ended");
             mem.frozen = std::mem::take(&mut mem.active);
+            assert!(mem.moved_away.is_empty(), "the last checkpoint has ended");
             for entry in mem.prepared.values() {
-                put_prepared(&mut body, *pg, entry.public.data_good, &entry.public.write, &entry.runs);
+                put_prepared(&mut body, *pg, entry.public.data_good, &entry.public.write, &entry.runs, &entry.moved);
             }
             for Leaf { entries, stored } in mem.directory.leaves() {
                 order.insert((*pg, entries[0].chunk()), snapshot.len());
@@ -154,7 +157,7 @@ impl Checkpoint {
             loading: 0,
             purge: std::mem::take(&mut state.purge),
             next_leaf: 0,
-            freed: Vec::new(),
+            freed: std::mem::take(&mut state.freed.deferred),
             freed_pages: Vec::new(),
             writes: 0,
             chain: Vec::new(),
@@ -261,14 +264,22 @@ impl Checkpoint {
         }
     }
 
-    fn want(&mut self, cx: &mut CheckpointContext<'_>, pg: PgId, chunk: ChunkId, quarter: u8, old: PageRef) {
+    fn want(
+        &mut self,
+        cx: &mut CheckpointContext<'_>,
+        pg: PgId,
+        chunk: ChunkId,
+        quarter: u8,
+        old: PageRef,
+        kept: BlockSet,
+    ) {
         let page = if old.is_none() { None } else { cx.cache.get(old.addr()) };
         if !old.is_none() && page.is_none() {
             self.loading += 1;
             let read = DiskOp::Read { at: old.addr().byte_offset(), len: PAGE_BYTES as u32 };
             cx.device.start(Purpose::CheckpointRead(self.window.len()), read);
         }
-        self.window.push(Wanted { pg, chunk, quarter, old, page });
+        self.window.push(Wanted { pg, chunk, quarter, old, page, kept });
     }
 
     /// Takes the next window of frozen deltas; false when there are no more.
@@ -290,7 +301,7 @@ impl Checkpoint {
         self.cursor = keys.last().copied().or(self.cursor);
         for (pg, chunk, quarter) in &keys {
             let old = self.entry(*pg, *chunk).pages[usize::from(*quarter)];
-            self.want(cx, *pg, *chunk, *quarter, old);
+            self.want(cx, *pg, *chunk, *quarter, old, BlockSet::default());
         }
         !keys.is_empty()
     }
@@ -299,7 +310,7 @@ impl Checkpoint {
         let from = self.purge.len().saturating_sub(WINDOW_PAGES);
         for purge in self.purge.split_off(from) {
             // Its PG is of no interest any more.
-            self.want(cx, PgId::default(), purge.chunk, purge.quarter, purge.page);
+            self.want(cx, PgId::default(), purge.chunk, purge.quarter, purge.page, purge.kept);
         }
         !self.window.is_empty()
     }
@@ -334,7 +345,7 @@ impl Checkpoint {
     }
 
     fn merge(&mut self, cx: &mut CheckpointContext<'_>, wanted: &Wanted, addr: BlockAddr, out: &mut [u8]) {
-        let Wanted { pg, chunk, quarter, old, page } = wanted;
+        let Wanted { pg, chunk, quarter, old, page, .. } = wanted;
         let mem = cx.state.pgs.get(pg).expect("its delta is there");
         let delta: &Delta = mem.frozen.get(&(*chunk, *quarter)).expect("it stays until the checkpoint ends");
         let mut slots = base(page.as_ref());
@@ -361,9 +372,9 @@ impl Checkpoint {
     /// Learns what blocks dropped chunks had.
     fn purge_window(&mut self) {
         for wanted in std::mem::take(&mut self.window) {
-            for addr in base(wanted.page.as_ref()).iter().filter_map(|s| s.addr()) {
-                release(&mut self.freed, addr);
-            }
+            let slots = base(wanted.page.as_ref());
+            let left = (0..=u8::MAX).zip(slots.iter()).filter(|(block, _)| !wanted.kept.has(*block));
+            left.filter_map(|(_, slot)| slot.addr()).for_each(|addr| release(&mut self.freed, addr));
             self.freed_pages.push(wanted.old.addr());
         }
     }
@@ -459,6 +470,7 @@ impl Checkpoint {
         }
         for mem in state.pgs.values_mut() {
             mem.frozen.clear();
+            assert!(mem.moved_away.is_empty(), "what was moved out of a new page was taken up with it");
         }
         state.is_merging = false;
         leaves.sort_unstable();
@@ -500,7 +512,9 @@ fn adopt_pages(state: &mut State, pg: PgId, generation: u32, before: &Entry, now
                 entry.set_lost();
             }
         } else {
-            state.purge.push(Purge { chunk, quarter: quarter as u8, page: now.pages[quarter] });
+            let quarter = quarter as u8;
+            let kept = mem.moved_away.remove(&(chunk, quarter)).unwrap_or_default();
+            state.purge.push(Purge { chunk, quarter, page: now.pages[usize::from(quarter)], kept });
         }
     }
 }

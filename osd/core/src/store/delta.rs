@@ -10,25 +10,80 @@ pub(super) type Deltas = BTreeMap<(ChunkId, u8), Delta>;
 
 const WORD_BITS: usize = 64;
 
+/// Some blocks of a quarter.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct BlockSet([u64; SLOTS.div_ceil(WORD_BITS)]);
+
+impl BlockSet {
+    pub(super) fn has(&self, block: u8) -> bool {
+        let block = usize::from(block);
+        self.0[block / WORD_BITS] & 1 << (block % WORD_BITS) != 0
+    }
+
+    pub(super) fn insert(&mut self, block: u8) {
+        self.0[usize::from(block) / WORD_BITS] |= 1 << (usize::from(block) % WORD_BITS);
+    }
+
+    fn remove(&mut self, block: u8) {
+        self.0[usize::from(block) / WORD_BITS] &= !(1 << (usize::from(block) % WORD_BITS));
+    }
+}
+
+/// Blocks of data whose last mention went away.
+#[derive(Debug, Default)]
+pub(super) struct Freed {
+    /// Only the log named them: free when the record that dropped them is durable.
+    pub released: Vec<Run>,
+    /// A page of a chunk that was merged away may name them still, to which the last superblock leads (K1): free with a checkpoint that begins
+    /// later.
+    pub deferred: Vec<Run>,
+}
+
+impl Freed {
+    pub(super) fn clear(&mut self) {
+        self.released.clear();
+        self.deferred.clear();
+    }
+}
+
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Delta {
     /// Which blocks have changed.
-    changed: [u64; SLOTS.div_ceil(WORD_BITS)],
+    changed: BlockSet,
     /// What those are now, in their order.
     slots: Vec<Slot>,
+    /// Those whose data a merge took over from a page, not from a delta.
+    borrowed: Option<Box<BlockSet>>,
 }
 
 impl Delta {
-    fn has(&self, block: u8) -> bool {
-        let block = usize::from(block);
-        self.changed[block / WORD_BITS] & 1 << (block % WORD_BITS) != 0
+    pub(super) fn has(&self, block: u8) -> bool {
+        self.changed.has(block)
+    }
+
+    pub(super) fn is_borrowed(&self, block: u8) -> bool {
+        self.borrowed.as_ref().is_some_and(|set| set.has(block))
+    }
+
+    /// Frees the data of a block, unless it is told otherwise.
+    pub(super) fn free(&self, block: u8, slot: Slot, freed: &mut Freed) {
+        let list = if self.is_borrowed(block) { &mut freed.deferred } else { &mut freed.released };
+        slot.addr().into_iter().for_each(|addr| release(list, addr));
+    }
+
+    /// What a merge moves here, into a block that nothing was known of.
+    pub(super) fn take_over(&mut self, block: u8, slot: Slot, is_borrowed: bool, freed: &mut Freed) {
+        self.set(block, std::iter::once(slot), freed);
+        if is_borrowed && slot.addr().is_some() {
+            self.borrowed.get_or_insert_default().insert(block);
+        }
     }
 
     /// How many blocks before this one have changed.
     fn rank(&self, block: u8) -> usize {
         let (word, bit) = (usize::from(block) / WORD_BITS, usize::from(block) % WORD_BITS);
-        let below = self.changed[word] & ((1 << bit) - 1);
-        let words = self.changed[..word].iter().chain(std::iter::once(&below));
+        let below = self.changed.0[word] & ((1 << bit) - 1);
+        let words = self.changed.0[..word].iter().chain(std::iter::once(&below));
         words.map(|w| w.count_ones() as usize).sum()
     }
 
@@ -46,16 +101,17 @@ impl Delta {
     }
 
     /// Replaces neighbouring blocks from `first` on; the data of what was there is released. Returns how many.
-    pub(super) fn set(&mut self, first: u8, new: impl Iterator<Item = Slot>, released: &mut Vec<Run>) -> usize {
+    pub(super) fn set(&mut self, first: u8, new: impl Iterator<Item = Slot>, freed: &mut Freed) -> usize {
         let begin = self.rank(first);
         let mut at = begin;
         for (block, slot) in (first..=u8::MAX).zip(new) {
             if self.has(block) {
                 let old = std::mem::replace(&mut self.slots[at], slot);
-                old.addr().into_iter().for_each(|addr| release(released, addr));
+                self.free(block, old, freed);
+                self.borrowed.iter_mut().for_each(|set| set.remove(block));
             } else {
                 self.slots.insert(at, slot);
-                self.changed[usize::from(block) / WORD_BITS] |= 1 << (usize::from(block) % WORD_BITS);
+                self.changed.insert(block);
             }
             at += 1;
         }
@@ -83,7 +139,7 @@ mod tests {
     #[test]
     fn holds_what_a_map_would_hold() {
         let (mut delta, mut map) = (Delta::default(), BTreeMap::new());
-        let (mut released, mut expected) = (Vec::new(), Vec::new());
+        let (mut freed, mut expected) = (Freed::default(), Vec::new());
         let mut random = 1u64;
         for round in 0..500 {
             random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
@@ -93,11 +149,26 @@ mod tests {
             for (i, slot) in new.iter().enumerate() {
                 expected.extend(map.insert(first + i as u8, *slot).and_then(Slot::addr));
             }
-            assert_eq!(delta.set(first, new.into_iter(), &mut released) as u64, count);
+            assert_eq!(delta.set(first, new.into_iter(), &mut freed) as u64, count);
             assert!(delta.iter().eq(map.iter().map(|(block, slot)| (*block, *slot))));
         }
         assert!((0..=u8::MAX).all(|block| delta.get(block) == map.get(&block).copied()));
-        assert!(released.iter().flat_map(|run| run.blocks()).eq(expected));
+        assert!(freed.released.iter().flat_map(|run| run.blocks()).eq(expected));
         assert!(map.len() > 200, "not all of it is empty");
+    }
+
+    #[test]
+    fn what_was_borrowed_is_freed_later() {
+        let (mut delta, mut freed) = (Delta::default(), Freed::default());
+        delta.take_over(7, slot(70), true, &mut freed);
+        delta.take_over(8, slot(80), false, &mut freed);
+        assert!(delta.is_borrowed(7) && !delta.is_borrowed(8));
+        delta.set(7, [slot(71), slot(81)].into_iter(), &mut freed);
+        assert_eq!(
+            (freed.deferred.as_slice(), freed.released.as_slice()),
+            (&[Run::one(BlockAddr(70))][..], &[Run::one(BlockAddr(80))][..])
+        );
+        delta.set(7, std::iter::once(slot(72)), &mut freed);
+        assert_eq!(freed.released.last(), Some(&Run::one(BlockAddr(71))), "what came after it is its own");
     }
 }

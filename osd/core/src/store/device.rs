@@ -2,7 +2,7 @@
 
 use super::api::{StoreError, Token};
 use super::stats::StoreStats;
-use crate::format::{BlockAddr, Run, index_page::PagePlace};
+use crate::format::{BlockAddr, Run, directory_page::PageRef, index_page::PagePlace};
 use crate::{Action, DiskError, DiskOp, IoId};
 use ashlar_types::PgId;
 use std::collections::BTreeMap;
@@ -24,6 +24,12 @@ pub(super) enum Purpose {
     },
     /// The index page that a repair waits for.
     RepairPage(Token),
+    /// An index page that a merge waits for.
+    MergePage {
+        token: Token,
+        page: PageRef,
+        place: PagePlace,
+    },
     /// Blocks of a read: the `first` of its range, `count` of them.
     Data {
         read: u64,

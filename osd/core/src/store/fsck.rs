@@ -90,6 +90,8 @@ struct Checker<'a> {
     owners: BTreeMap<BlockAddr, Owner>,
     /// Data to be verified: its CRC, and whether a crash may have left it bad.
     data: Vec<(BlockAddr, Crc, bool)>,
+    /// What prepared merges move, until it was found in the chunk below (S4): PG, chunk, block; where it is.
+    moved: BTreeMap<(PgId, ChunkId, u16), Option<BlockAddr>>,
     superblock: Superblock,
 }
 
@@ -108,6 +110,7 @@ pub fn fsck(read: ReadAt<'_>, check_data: bool) -> FsckReport {
         },
         owners: BTreeMap::new(),
         data: Vec::new(),
+        moved: BTreeMap::new(),
         superblock,
     };
     checker.report.blocks_total = superblock.capacity / PAGE_BYTES as u64;
@@ -163,8 +166,12 @@ impl Checker<'_> {
                 }
                 let crcs = match &entry.public.write.change {
                     Change::Write { crcs, .. } => &crcs[..],
-                    Change::Zero { .. } => &[],
+                    Change::Zero { .. } | Change::Merge { .. } => &[],
                 };
+                if let Some(below) = entry.public.write.merged_chunk() {
+                    self.moved
+                        .extend(entry.moved.iter().map(|m| ((*pg, below, m.block.0), m.data.map(|(addr, _)| addr))));
+                }
                 for (addr, crc) in entry.runs.iter().flat_map(|run| run.blocks()).zip(crcs) {
                     self.own(addr, Owner::Prepared(*pg, *chunk, *version));
                     self.data.push((addr, *crc, true));
@@ -179,6 +186,9 @@ impl Checker<'_> {
                     self.quarter(state, *pg, entry.chunk(), entry.committed, quarter);
                 }
             }
+        }
+        for (pg, chunk, block) in std::mem::take(&mut self.moved).into_keys() {
+            self.problem(format!("a prepared merge moves block {block} of {chunk} ({pg}), which is not as it says"));
         }
     }
 
@@ -202,6 +212,10 @@ impl Checker<'_> {
             let block = u16::from(quarter) * SLOTS as u16 + slot as u16;
             let in_page = page_slots.as_ref().map(|s| s[slot]).unwrap_or_default();
             let in_delta = view.get(slot as u8);
+            let now = in_delta.unwrap_or(in_page);
+            if now != Slot::Never && self.moved.get(&(pg, chunk, block)) == Some(&now.addr()) {
+                self.moved.remove(&(pg, chunk, block));
+            }
             // A newer state lies over an older one, whose block is kept until the next checkpoint.
             for (is_current, slot) in [(in_delta.is_none(), Some(in_page)), (true, in_delta)] {
                 let Some(Slot::Present { addr, crc, stamp }) = slot else { continue };

@@ -146,6 +146,7 @@ fn checkpoint(offline: &Offline) -> Vec<Item> {
             .with("data good", p.data_good)
             .with("write", format_args!("{:?}", p.write))
             .with("blocks", format_args!("{:?}", p.runs))
+            .with("moved blocks", p.moved.len())
     });
     let leaves = offline.leaves.iter().map(|(addr, page)| {
         Item::new(format!("directory page at {addr}"))

@@ -19,6 +19,7 @@ mod device;
 mod directory;
 mod log;
 mod log_scan;
+mod merge;
 mod mount;
 mod offline;
 mod read;
@@ -41,7 +42,7 @@ use api::{
     ChunkVersions, PgState, PreparedWrite, ReadKind, Space, StoreConfig, StoreError, StoreEvent, StoreOp, Token,
 };
 use ashlar_types::{BlockRange, ChunkId, Crc, PgId, Version};
-use ashlar_wire::RetryId;
+use ashlar_wire::{RetryId, WriteMeta};
 use bytes::Bytes;
 use cache::PageCache;
 use device::{Device, Purpose};
@@ -241,6 +242,7 @@ impl<P: Policy> Store<P> {
             Purpose::Mount(_)
                 | Purpose::Page { .. }
                 | Purpose::RepairPage(_)
+                | Purpose::MergePage { .. }
                 | Purpose::Data { .. }
                 | Purpose::CheckpointRead(_)
                 | Purpose::Discard(_)
@@ -270,6 +272,11 @@ impl<P: Policy> Store<P> {
                     Purpose::RepairPage(token) => {
                         let waiting = running.repairs.iter_mut().find(|r| r.token() == token);
                         waiting.expect("it waits for this").on_page(identity, result);
+                    }
+                    Purpose::MergePage { token, page, place } => {
+                        // It may have been cancelled meanwhile.
+                        let waiting = running.merges.iter_mut().find(|m| m.token() == token);
+                        waiting.into_iter().for_each(|m| m.on_page(identity, page, place, result.clone()));
                     }
                     Purpose::Data { read, first, count } => running.reads.on_data(&mut cx, read, first, count, result),
                     Purpose::Discard(run) => running.space.trimmed(run, result.is_ok()),
@@ -341,12 +348,12 @@ impl<P: Policy> Store<P> {
         let (uses_flush, writes_through) = (self.uses_flush(), self.writes_through());
         let identity = self.identity();
         let Phase::Running(running) = &mut self.phase else { return };
-        submit::retry_repairs(&mut submit::SubmitContext {
-            state: &mut self.state,
-            cache: &mut self.cache,
-            device: &mut self.device,
-            running,
-        });
+        let mut cx =
+            submit::SubmitContext { state: &mut self.state, cache: &mut self.cache, device: &mut self.device, running };
+        submit::retry_repairs(&mut cx);
+        merge::retry_merges(&mut cx);
+        let refused = running.refused_merges.drain(..);
+        self.events.extend(refused.map(|(token, why)| StoreEvent::MergeRefused(token, why)));
         running.finish_mount(&mut self.events, uses_flush, P::DAMAGED_TAIL_VETOES);
         running.send_batches(&self.state, &mut self.device, writes_through);
         running.maybe_begin_checkpoint(&mut self.state, &mut self.device);
@@ -386,6 +393,19 @@ impl<P: Policy> Store<P> {
 
     pub fn prepared_of(&self, pg: PgId, chunk: ChunkId) -> impl Iterator<Item = &PreparedWrite> {
         self.state.pgs.get(&pg).into_iter().flat_map(move |m| m.prepared_of(chunk))
+    }
+
+    /// Whether a merge can be prepared: both chunks are at the versions that it names, and of the one below nothing is undecided.
+    pub fn merge_fits(&self, pg: PgId, write: &WriteMeta) -> bool {
+        self.state.merge_fits(pg, write)
+    }
+
+    /// Whether a merge was submitted and has not taken effect yet.
+    pub fn awaits_merge(&self, pg: PgId, chunk: ChunkId, version: Version) -> bool {
+        match &self.phase {
+            Phase::Running(running) => running.merges.iter().any(|m| m.is_of(pg, chunk, version)),
+            Phase::New | Phase::Mounting(_) | Phase::Failed => false,
+        }
     }
 
     /// The smallest part of a range, by whole quarters of the chunk, outside of which no block has ever been written, discarded or pushed, nor
@@ -444,6 +464,7 @@ impl<P: Policy> Store<P> {
                     && r.checkpoint.is_none()
                     && r.reads.is_idle()
                     && r.repairs.is_empty()
+                    && r.merges.is_empty()
             }
             Phase::New | Phase::Mounting(_) => false,
             Phase::Failed => true,

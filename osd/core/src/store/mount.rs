@@ -451,7 +451,7 @@ impl Mount {
         leaves.sort_unstable();
         self.report.damaged = cx.state.damaged;
         // The allocator was made from what is named now; what replay freed is free already.
-        cx.state.released.clear();
+        cx.state.freed.clear();
         cx.state.purge.clear();
         let pending = Pending {
             report: std::mem::take(&mut self.report),

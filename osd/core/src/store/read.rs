@@ -257,6 +257,7 @@ fn prepared_states(state: &State, pg: PgId, version: Version, outcome: &mut Read
             outcome.states.extend(crcs.iter().map(|crc| BlockState { stamp: version, crc: Some(*crc) }));
             runs.iter().flat_map(|run| run.blocks()).map(Some).collect()
         }
+        // A merge has no data of its own.
         Some((Change::Zero { range }, _)) if *range == outcome.range => {
             outcome.states = vec![BlockState { stamp: version, crc: None }; range.count().into()];
             vec![None; range.count().into()]

@@ -72,7 +72,7 @@ impl Replay {
     /// Makes the state from the checkpoint and the records behind it.
     pub(super) fn run(&mut self, superblock: &Superblock, state: &mut State) -> Result<(), StoreError> {
         state.pgs.clear();
-        state.released.clear();
+        state.freed.clear();
         state.purge.clear();
         (state.reclaimable, state.zeroed, state.active_pages, state.prepared_pages) = (0, 0, 0, 0);
         state.damaged = superblock.damaged;
@@ -82,7 +82,7 @@ impl Replay {
         for (pg, pg_state) in &self.body.pgs {
             state.pg_mut(*pg).state = pg_state.clone();
         }
-        for PreparedRecord { pg, data_good, write, runs } in &self.body.prepared {
+        for PreparedRecord { pg, data_good, write, runs, moved } in &self.body.prepared {
             state.prepared_pages += pages_of(write);
             let mem = state.pg_mut(*pg);
             let fits = mem.directory.get(write.chunk).is_some() && mem.versions(write.chunk).newest == write.prev;
@@ -92,13 +92,12 @@ impl Replay {
                 return Err(StoreError::Corrupt { structure: "checkpoint", at, detail });
             }
             let public = PreparedWrite { write: write.clone(), data_good: *data_good };
-            let key = (write.chunk, write.version);
-            mem.prepared.insert(key, PreparedEntry { public, runs: runs.clone() });
+            mem.insert_prepared(PreparedEntry { public, runs: runs.clone(), moved: moved.clone() });
         }
         self.records = 0;
         self.unproven.clear();
         let ring = Ring(&self.ring);
-        let mut undone = BTreeSet::new();
+        let mut undone = Undone::default();
         for batch in &self.scan.batches {
             let corrupt = |e: FormatError| StoreError::Corrupt {
                 structure: "log batch",
@@ -190,29 +189,43 @@ impl Replay {
     }
 }
 
-/// Whether a record counts: not if its data was bad, nor if it builds on such a push.
-fn passed_over(
-    id: RecordId,
-    record: Record,
-    skip: &BTreeSet<RecordId>,
-    undone: &mut BTreeSet<(PgId, ChunkId)>,
-) -> Option<Record> {
+/// Chunks of which something was undone.
+#[derive(Debug, Default)]
+struct Undone {
+    /// A push, and so all that followed.
+    pushes: BTreeSet<(PgId, ChunkId)>,
+    /// A repair: a later merge names a place that is nothing now.
+    repairs: BTreeSet<(PgId, ChunkId)>,
+}
+
+/// Whether a record counts: not if its data was bad, nor if it builds on such a push, nor if it is a merge that moves such data.
+fn passed_over(id: RecordId, record: Record, skip: &BTreeSet<RecordId>, undone: &mut Undone) -> Option<Record> {
     let about = match &record {
         Record::Prepare { pg, write, .. } => (*pg, write.chunk),
+        Record::PrepareMerge { pg, write, .. } => {
+            let about = (*pg, write.chunk);
+            let below = (*pg, write.merged_chunk().unwrap_or(write.chunk));
+            if undone.pushes.contains(&below) || undone.repairs.contains(&below) {
+                undone.pushes.extend([about, below]);
+            }
+            about
+        }
         Record::Push { pg, chunk, .. } | Record::Repair { pg, chunk, .. } => (*pg, *chunk),
         Record::DropChunk { pg, chunk } => {
-            undone.remove(&(*pg, *chunk));
+            undone.pushes.remove(&(*pg, *chunk));
+            undone.repairs.remove(&(*pg, *chunk));
             return Some(record);
         }
         _ => return Some(record),
     };
     if skip.contains(&id) {
-        if matches!(record, Record::Push { .. }) {
-            undone.insert(about);
-        }
+        match record {
+            Record::Push { .. } => undone.pushes.insert(about),
+            _ => undone.repairs.insert(about),
+        };
         return None;
     }
-    if undone.contains(&about) { None } else { Some(record) }
+    if undone.pushes.contains(&about) { None } else { Some(record) }
 }
 
 fn note_unproven(record: RecordId, what: &Record, unproven: &mut Vec<Unproven>) {

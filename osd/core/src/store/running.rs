@@ -1,10 +1,11 @@
 //! A mounted store at work: when batches, flushes and checkpoints start, and what follows when they end.
 
-use super::api::{Space, StoreError, StoreEvent, Token};
+use super::api::{MergeRefusal, Space, StoreError, StoreEvent, Token};
 use super::cache::PageCache;
 use super::checkpoint::{Checkpoint, CheckpointContext, Root};
 use super::device::{Device, Purpose};
 use super::log::{FlushUnderWay, Log, Sending, data_writes};
+use super::merge::WaitingMerge;
 use super::mount::{Mounted, Pending};
 use super::read::Reads;
 use super::space::SpaceKeeper;
@@ -36,6 +37,9 @@ pub(super) struct Running {
     /// Waits for what mount left to be made durable before anybody hears of it.
     pub report: Option<Box<Pending>>,
     pub repairs: Vec<WaitingRepair>,
+    pub merges: Vec<WaitingMerge>,
+    /// To be told with the next poll.
+    pub refused_merges: Vec<(Token, MergeRefusal)>,
 }
 
 #[derive(Debug, Default)]
@@ -60,6 +64,8 @@ impl Running {
             flush: None,
             report: Some(Box::new(pending)),
             repairs: Vec::new(),
+            merges: Vec::new(),
+            refused_merges: Vec::new(),
         }
     }
 
@@ -130,7 +136,8 @@ impl Running {
         if let Some(pending) = &self.report {
             return pending.wants_checkpoint;
         }
-        let purgeable = PAGE_WORTH * state.purge.len() as u64;
+        let deferred: u64 = state.freed.deferred.iter().map(|run| u64::from(run.count)).sum();
+        let purgeable = PAGE_WORTH * state.purge.len() as u64 + deferred;
         let free = self.space(state).free;
         self.log.used_bytes() > self.log.ring_bytes() / 2
             || self.log.is_blocked()

@@ -1,14 +1,16 @@
 //! State: what the records say, applied in order. The running store and replay after a crash use the same functions, so they agree.
 //! S1: a block of data is in exactly one place: a prepared write, an active delta, a frozen delta, or an index page (where a newer delta
 //! may lie over it). S2: a chunk with deltas or prepared writes has a directory entry. S3: prepared writes of a chunk form a chain (R9).
+//! S4: what a prepared merge moves belongs to the chunk below until it commits, and is there as the merge says; whatever else changes that chunk
+//! takes the merge back. Merges: merge.rs.
 //! Blocks whose last mention went away are put into `released`; who freed them decides when they may be used again.
 
 use super::api::{ChunkVersions, PgState, PreparedWrite, SessionState};
-use super::delta::{Delta, Deltas, release};
+use super::delta::{BlockSet, Delta, Deltas, Freed};
 use super::directory::{Directory, Entry};
 use crate::format::directory_page::PageRef;
 use crate::format::index_page::{QUARTERS, SLOTS, Slot};
-use crate::format::log_record::Record;
+use crate::format::log_record::{MovedBlock, Record};
 use crate::format::{BlockAddr, FormatError, Run};
 use ashlar_types::view::Fences;
 use ashlar_types::{BlockIndex, BlockRange, ChunkId, Crc, LayerId, OpNumber, PgId, SessionId, Version};
@@ -21,12 +23,16 @@ pub(super) struct Purge {
     pub chunk: ChunkId,
     pub quarter: u8,
     pub page: PageRef,
+    /// Those of its blocks that a merge has moved away.
+    pub kept: BlockSet,
 }
 
 #[derive(Debug)]
 pub(super) struct PreparedEntry {
     pub public: PreparedWrite,
     pub runs: Vec<Run>,
+    /// What a merge moves.
+    pub moved: Vec<MovedBlock>,
 }
 
 #[derive(Debug, Default)]
@@ -38,6 +44,10 @@ pub(super) struct PgMem {
     pub active: Deltas,
     /// Changes that the running checkpoint is merging into pages.
     pub frozen: Deltas,
+    /// By the chunk below: the prepared merge that takes it over.
+    pub merges: BTreeMap<ChunkId, (ChunkId, Version)>,
+    /// Of quarters in `frozen` whose chunk was merged away: the blocks that were moved.
+    pub moved_away: BTreeMap<(ChunkId, u8), BlockSet>,
 }
 
 #[derive(Debug, Default)]
@@ -45,7 +55,7 @@ pub(super) struct State {
     pub pgs: BTreeMap<PgId, PgMem>,
     /// Something durable was lost (see `MountReport::damaged`).
     pub damaged: bool,
-    pub released: Vec<Run>,
+    pub freed: Freed,
     pub purge: Vec<Purge>,
     /// Rises with each checkpoint begun in this process.
     pub generation: u32,
@@ -201,7 +211,16 @@ impl State {
         quarters(range).filter(|(quarter, ..)| !self.is_touched(pg, chunk, *quarter)).count() as u64
     }
 
-    pub(super) fn prepare(&mut self, pg: PgId, write: WriteMeta, runs: Vec<Run>, data_good: bool) {
+    /// `moved`: of a merge.
+    pub(super) fn prepare(
+        &mut self,
+        pg: PgId,
+        write: WriteMeta,
+        runs: Vec<Run>,
+        moved: Vec<MovedBlock>,
+        data_good: bool,
+    ) {
+        self.take_back_merge_of(pg, write.chunk);
         let (generation, ids_max) = (self.generation, self.retry_ids_max);
         let mem = self.pg_mut(pg);
         assert_eq!(mem.versions(write.chunk).newest, write.prev, "R9: {} of {}", write.version, write.chunk);
@@ -216,10 +235,12 @@ impl State {
             attachment: write.attachment,
             generation: write.generation,
         };
-        mem.remember_id(&id, ids_max);
-        let key = (write.chunk, write.version);
+        // Nobody asks for a merge, so nobody asks again.
+        if !write.change.is_merge() {
+            mem.remember_id(&id, ids_max);
+        }
         let pages = pages_of(&write);
-        mem.prepared.insert(key, PreparedEntry { public: PreparedWrite { write, data_good }, runs });
+        mem.insert_prepared(PreparedEntry { public: PreparedWrite { write, data_good }, runs, moved });
         self.prepared_pages += pages;
     }
 
@@ -240,30 +261,32 @@ impl State {
     }
 
     fn commit(&mut self, pg: PgId, chunk: ChunkId, upto: Version) {
-        let mem = self.pgs.entry(pg).or_default();
         let mut committed = None;
         loop {
+            let mem = self.pgs.entry(pg).or_default();
             let range = (chunk, Version::NONE)..=(chunk, upto);
             let Some((&key, _)) = mem.prepared.range(range).next() else { break };
-            let entry = mem.prepared.remove(&key).expect("it was just found");
+            let entry = mem.remove_prepared(&key).expect("it was just found");
             committed = Some(key.1);
             self.prepared_pages -= pages_of(&entry.public.write);
             let stamp = key.1;
-            let (released, reclaimable, pages) = (&mut self.released, &mut self.reclaimable, &mut self.active_pages);
+            let (freed, reclaimable, pages) = (&mut self.freed, &mut self.reclaimable, &mut self.active_pages);
             match &entry.public.write.change {
                 Change::Write { range, crcs } => {
                     let addrs = entry.runs.iter().flat_map(|run| run.blocks());
                     let slots = addrs.zip(crcs).map(|(addr, crc)| Slot::Present { addr, crc: *crc, stamp });
-                    Self::set_slots(mem, chunk, *range, slots, released, reclaimable, pages);
+                    Self::set_slots(mem, chunk, *range, slots, freed, reclaimable, pages);
                 }
                 Change::Zero { range } => {
                     let slots = std::iter::repeat_n(Slot::Absent { stamp }, range.count().into());
-                    Self::set_slots(mem, chunk, *range, slots, released, reclaimable, pages);
+                    Self::set_slots(mem, chunk, *range, slots, freed, reclaimable, pages);
                     self.zeroed += u64::from(range.count());
                 }
+                Change::Merge { .. } => self.merge(pg, &entry.public.write, &entry.moved),
             }
         }
         if let Some(version) = committed {
+            let mem = self.pg_mut(pg);
             mem.directory.get_mut(chunk).expect("S2").committed = version;
         }
     }
@@ -274,7 +297,7 @@ impl State {
         chunk: ChunkId,
         range: BlockRange,
         mut slots: impl Iterator<Item = Slot>,
-        released: &mut Vec<Run>,
+        freed: &mut Freed,
         reclaimable: &mut u64,
         active_pages: &mut usize,
     ) {
@@ -284,12 +307,12 @@ impl State {
                 Delta::default()
             });
             *reclaimable += u64::from(count);
-            let set = delta.set(first, slots.by_ref().take(count.into()), released);
+            let set = delta.set(first, slots.by_ref().take(count.into()), freed);
             assert_eq!(set, usize::from(count), "a state for each block");
         }
     }
 
-    fn roll_back(&mut self, pg: PgId, chunk: ChunkId, beyond: Version, record: bool) {
+    pub(super) fn roll_back(&mut self, pg: PgId, chunk: ChunkId, beyond: Version, record: bool) {
         let mem = self.pgs.entry(pg).or_default();
         loop {
             let range = (chunk, Version::NONE)..=(chunk, Version::from_bits(u64::MAX));
@@ -297,10 +320,10 @@ impl State {
             if key.1 <= beyond {
                 break;
             }
-            let entry = mem.prepared.remove(&key).expect("it was just found");
+            let entry = mem.remove_prepared(&key).expect("it was just found");
             mem.forget_id(&entry.public.write);
             self.prepared_pages -= pages_of(&entry.public.write);
-            self.released.extend(entry.runs);
+            self.freed.released.extend(entry.runs);
             if record {
                 mem.state.rolled_back.insert(key);
             }
@@ -358,6 +381,7 @@ impl State {
         ids: &[RetryId],
         runs: &[Run],
     ) {
+        self.take_back_merge_of(pg, chunk);
         let (generation, ids_max) = (self.generation, self.retry_ids_max);
         let mem = self.pgs.entry(pg).or_default();
         let expected = ChunkVersions { committed: from, newest: from };
@@ -375,15 +399,7 @@ impl State {
             };
             let range = BlockRange::new(pushed.block, 1).expect("checked when it was decoded");
             let slots = std::iter::once(slot);
-            Self::set_slots(
-                mem,
-                chunk,
-                range,
-                slots,
-                &mut self.released,
-                &mut self.reclaimable,
-                &mut self.active_pages,
-            );
+            Self::set_slots(mem, chunk, range, slots, &mut self.freed, &mut self.reclaimable, &mut self.active_pages);
         }
         for id in ids {
             mem.remember_id(id, ids_max);
@@ -391,6 +407,7 @@ impl State {
     }
 
     pub(super) fn drop_chunk(&mut self, pg: PgId, chunk: ChunkId) {
+        self.take_back_merge_of(pg, chunk);
         self.roll_back(pg, chunk, Version::NONE, false);
         let (is_merging, generation) = (self.is_merging, self.generation);
         let mem = self.pgs.entry(pg).or_default();
@@ -402,11 +419,11 @@ impl State {
             // What is being merged now gets a new page; the end of the checkpoint finds its chunk gone and purges that.
             let is_merged_now = has_frozen && mem.frozen.contains_key(&(chunk, quarter));
             if !page.is_none() && !is_merged_now {
-                self.purge.push(Purge { chunk, quarter, page });
+                self.purge.push(Purge { chunk, quarter, page, kept: BlockSet::default() });
             }
             if let Some(delta) = mem.active.remove(&(chunk, quarter)) {
                 self.active_pages -= 1;
-                delta.iter().filter_map(|(_, s)| s.addr()).for_each(|a| release(&mut self.released, a));
+                delta.iter().for_each(|(block, slot)| delta.free(block, slot, &mut self.freed));
             }
         }
     }
@@ -424,14 +441,16 @@ impl State {
         assert!(mem.directory.get(chunk).is_some(), "S2: a repair of {chunk}");
         let range = BlockRange::new(block, 1).expect("checked when it was decoded");
         let slots = std::iter::once(Slot::Present { addr: at, crc, stamp });
-        Self::set_slots(mem, chunk, range, slots, &mut self.released, &mut self.reclaimable, &mut self.active_pages);
+        Self::set_slots(mem, chunk, range, slots, &mut self.freed, &mut self.reclaimable, &mut self.active_pages);
+        mem.repair_moved(chunk, block, at, crc);
     }
 
     /// Applies a record from the log. What contradicts the state is damage, not our bug.
     pub(super) fn replay(&mut self, record: Record, data_good: bool) -> Result<(), FormatError> {
         self.check_replay(&record)?;
         match record {
-            Record::Prepare { pg, write, runs } => self.prepare(pg, write, runs, data_good),
+            Record::Prepare { pg, write, runs } => self.prepare(pg, write, runs, Vec::new(), data_good),
+            Record::PrepareMerge { pg, write, moved } => self.prepare(pg, write, Vec::new(), moved, true),
             Record::Resolve { pg, commit, rollback, rolled_back } => self.resolve(pg, &commit, &rollback, &rolled_back),
             Record::Promise { pg, epoch } => self.pg_mut(pg).state.promised = epoch,
             Record::RaiseFloor { pg, fences } => self.raise_floor(pg, &fences),
@@ -453,6 +472,7 @@ impl State {
             Record::Prepare { pg, write, .. } => {
                 versions(pg, write.chunk).newest == write.prev && write.version > write.prev
             }
+            Record::PrepareMerge { pg, write, .. } => self.merge_fits(*pg, write),
             Record::Push { pg, chunk, from, to, .. } => {
                 versions(pg, *chunk) == (ChunkVersions { committed: *from, newest: *from })
                     && to >= from
@@ -488,6 +508,7 @@ impl State {
                 assert_eq!(entry.public.write.prev, before, "S3: {chunk} {version}");
                 last = Some((*chunk, *version));
             }
+            self.assert_merges(*pg, mem);
         }
         assert_eq!(pages, self.active_pages, "the number of deltas");
         assert_eq!(prepared_pages, self.prepared_pages, "the quarters of prepared writes");

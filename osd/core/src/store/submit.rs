@@ -4,6 +4,7 @@ use super::allocator::Near;
 use super::api::{StoreOp, Token};
 use super::cache::{CachedPage, PageCache};
 use super::device::{Device, Purpose};
+use super::merge::{self, WaitingMerge};
 use super::read::check_page;
 use super::running::Running;
 use super::state::State;
@@ -49,6 +50,9 @@ impl WaitingRepair {
 pub(super) fn submit(cx: &mut SubmitContext<'_>, token: Token, op: StoreOp) {
     let state = &mut *cx.state;
     match op {
+        StoreOp::Prepare { pg, write, .. } if write.change.is_merge() => {
+            return merge::advance(cx, WaitingMerge::new(token, pg, write));
+        }
         StoreOp::Prepare { pg, write, payload } => return prepare(cx, token, pg, write, payload),
         StoreOp::Push { .. } => return push(cx, token, op),
         StoreOp::Repair { pg, chunk, block, stamp, crc, payload } => {
@@ -63,6 +67,9 @@ pub(super) fn submit(cx: &mut SubmitContext<'_>, token: Token, op: StoreOp) {
         StoreOp::Promise { pg, epoch } => {
             let promised = &mut state.pg_mut(pg).state.promised;
             assert!(epoch >= *promised, "R3: {pg} promised {promised}, not {epoch}");
+            if epoch > *promised {
+                merge::cancel_merges(cx.running, pg);
+            }
             *promised = epoch;
             log_record::encode_promise(&mut cx.running.log.open_batch().bytes, pg, epoch);
         }
@@ -90,13 +97,13 @@ pub(super) fn submit(cx: &mut SubmitContext<'_>, token: Token, op: StoreOp) {
 pub(super) fn commit(cx: &mut SubmitContext<'_>, pg: PgId, commit: &[(ChunkId, Version)]) {
     cx.state.resolve(pg, commit, &[], &[]);
     log_record::encode_resolve(&mut cx.running.log.open_batch().bytes, pg, commit, &[], &[]);
-    cx.running.log.current().added_lazily(&mut cx.state.released);
+    cx.running.log.current().added_lazily(&mut cx.state.freed.released);
     cx.device.stats.records += 1;
 }
 
 /// A record was encoded; what it freed is freed when it is durable.
-fn added(cx: &mut SubmitContext<'_>, token: Option<Token>) {
-    cx.running.log.current().added(token, &mut cx.state.released);
+pub(super) fn added(cx: &mut SubmitContext<'_>, token: Option<Token>) {
+    cx.running.log.current().added(token, &mut cx.state.freed.released);
     cx.device.stats.records += 1;
 }
 
@@ -108,7 +115,7 @@ fn prepare(cx: &mut SubmitContext<'_>, token: Token, pg: PgId, write: WriteMeta,
     log_record::encode_prepare(&mut batch.bytes, pg, &write, &runs);
     cx.running.log.add_data(&runs, &payload);
     cx.device.stats.client_bytes += payload.len() as u64;
-    cx.state.prepare(pg, write, runs, true);
+    cx.state.prepare(pg, write, runs, Vec::new(), true);
     added(cx, Some(token));
 }
 
@@ -129,6 +136,7 @@ fn push(cx: &mut SubmitContext<'_>, token: Token, op: StoreOp) {
 /// Chunks some of whose states are lost are dropped as well, so that they are pushed whole; by records of their own, since replay does not
 /// know what this process found out.
 fn join(cx: &mut SubmitContext<'_>, token: Token, pg: PgId, meta: &JoinMeta) {
+    merge::cancel_merges(cx.running, pg);
     cx.state.join(pg, meta);
     log_record::encode_join(&mut cx.running.log.open_batch().bytes, pg, meta);
     added(cx, None);

@@ -11,7 +11,7 @@ use ashlar_osd_core::store::api::{
 };
 use ashlar_osd_core::{Action, Honest, IoId, Policy};
 use ashlar_sim_disk::{Rng, SimDisk};
-use ashlar_types::{BlockRange, ChunkId, ClusterId, OsdId, PgId};
+use ashlar_types::{BlockRange, ChunkId, ClusterId, OsdId, PgId, Version};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 pub const MIB: u64 = 1 << 20;
@@ -90,6 +90,7 @@ impl<P: Policy> Rig<P> {
                 StoreEvent::Read(token, outcome) => {
                     self.reads.insert(token, outcome);
                 }
+                StoreEvent::MergeRefused(token, why) => panic!("merge {token:?} is refused: {why:?}"),
                 StoreEvent::Failed(error) => self.failed = Some(error),
             }
         }
@@ -142,8 +143,29 @@ impl<P: Policy> Rig<P> {
 
     pub fn submit(&mut self, op: StoreOp) -> Token {
         let token = self.token();
+        let merge = match &op {
+            StoreOp::Prepare { pg, write, .. } if write.change.is_merge() => Some((*pg, write.chunk, write.version)),
+            _ => None,
+        };
         self.store.submit(token, op);
+        if let Some((pg, chunk, version)) = merge {
+            self.run_until_merged(pg, chunk, version);
+        }
         token
+    }
+
+    /// A merge takes effect when its pages are here; what is submitted next would be before it in the log.
+    fn run_until_merged(&mut self, pg: PgId, chunk: ChunkId, version: Version) {
+        for _ in 0..1_000_000 {
+            if !self.store.awaits_merge(pg, chunk, version) {
+                return;
+            }
+            self.poll();
+            if self.store.awaits_merge(pg, chunk, version) && !self.step() {
+                self.store.settle();
+            }
+        }
+        panic!("the merge into {chunk} never begins");
     }
 
     /// The same, but half of the commits are such as nobody waits for.

@@ -48,9 +48,21 @@ impl Chunk {
         self.prepared.last().map_or(self.committed, |p| p.write.version)
     }
 
+    fn take_over(&mut self, below: &Chunk, stamp: Version) {
+        for (block, Block { tag, .. }) in below.blocks.iter().filter(|(_, b)| b.stamp != Version::NONE) {
+            let now = self.blocks.entry(*block).or_default();
+            if now.stamp == Version::NONE {
+                *now = Block { stamp, tag: *tag };
+            }
+        }
+    }
+
     fn commit_first(&mut self) {
         let Prepared { write, tags } = self.prepared.remove(0);
         self.committed = write.version;
+        if write.change.is_merge() {
+            return;
+        }
         for (i, block) in write.change.range().iter().enumerate() {
             self.blocks.insert(block.0, Block { stamp: write.version, tag: tags.get(i).copied() });
         }
@@ -114,7 +126,38 @@ impl Pg {
         }
     }
 
+    /// What changes a chunk takes a prepared merge of it back.
+    fn take_back_merge_of(&mut self, below: ChunkId) {
+        let merge = self.chunks.iter().find_map(|(chunk, c)| {
+            let merge = c.prepared.iter().find(|p| p.write.merged_chunk() == Some(below))?;
+            Some((*chunk, merge.write.prev))
+        });
+        if let Some((chunk, prev)) = merge {
+            self.roll_back(chunk, prev, false);
+        }
+    }
+
+    fn commit(&mut self, chunk: ChunkId, upto: Version) {
+        while let Some(write) = self
+            .chunks
+            .get(&chunk)
+            .and_then(|c| c.prepared.first())
+            .map(|p| p.write.clone())
+            .filter(|w| w.version <= upto)
+        {
+            self.chunk(chunk).commit_first();
+            let Some(below) = write.merged_chunk() else { continue };
+            for at in self.state.sessions.values_mut().flat_map(|s| s.writes.values_mut()).filter(|at| at.0 == below) {
+                *at = (chunk, write.version);
+            }
+            if let Some(lower) = self.chunks.remove(&below) {
+                self.chunk(chunk).take_over(&lower, write.version);
+            }
+        }
+    }
+
     fn drop_chunk(&mut self, chunk: ChunkId) {
+        self.take_back_merge_of(chunk);
         self.chunks.remove(&chunk);
         self.forget(|c, _| c == chunk);
     }
@@ -138,7 +181,8 @@ impl Model {
         match &op.op {
             StoreOp::Prepare { pg, write, .. } => {
                 let pg = self.pg(*pg);
-                pg.remember(&RetryId {
+                pg.take_back_merge_of(write.chunk);
+                let id = RetryId {
                     op: write.op,
                     lowest_unanswered: write.lowest_unanswered,
                     chunk: write.chunk,
@@ -146,16 +190,16 @@ impl Model {
                     volume: write.volume,
                     attachment: write.attachment,
                     generation: write.generation,
-                });
+                };
+                if !write.change.is_merge() {
+                    pg.remember(&id);
+                }
                 pg.chunk(write.chunk).prepared.push(Prepared { write: write.clone(), tags: op.tags.clone() });
             }
             StoreOp::Resolve { pg, commit, rollback, rolled_back } => {
                 let pg = self.pg(*pg);
                 for (chunk, upto) in commit {
-                    let Some(entry) = pg.chunks.get_mut(chunk) else { continue };
-                    while entry.prepared.first().is_some_and(|p| p.write.version <= *upto) {
-                        Rc::make_mut(entry).commit_first();
-                    }
+                    pg.commit(*chunk, *upto);
                 }
                 for (chunk, beyond) in rollback {
                     pg.roll_back(*chunk, *beyond, true);
@@ -178,6 +222,7 @@ impl Model {
             }
             StoreOp::Push { pg, chunk, to, blocks, ids, .. } => {
                 let pg = self.pg(*pg);
+                pg.take_back_merge_of(*chunk);
                 let entry = pg.chunk(*chunk);
                 entry.committed = *to;
                 let mut tags = op.tags.iter();
@@ -273,13 +318,15 @@ pub fn check_chunk<P: Policy>(
     let prepared: Vec<_> = rig.store.prepared_of(pg, chunk).map(|p| (p.write.clone(), p.data_good)).collect();
     for ((write, data_good), wanted) in prepared.iter().zip(&expected.prepared) {
         let outcome = rig.read(pg, chunk, write.change.range(), ReadKind::Prepared(write.version));
-        let is_good = outcome.bad.is_empty();
+        // A merge has no data of its own.
+        let is_good = outcome.bad.is_empty() || write.change.is_merge();
         if *data_good && !is_good {
             return Err(format!("{pg} {chunk} {}: said to be good, is bad", write.version));
         }
         let is_right = match write.change {
             Change::Write { .. } => outcome.data.concat() == contents(&wanted.tags)[..],
             Change::Zero { .. } => outcome.data.iter().all(Bytes::is_empty),
+            Change::Merge { .. } => true,
         };
         if is_good && !is_right {
             return Err(format!("{pg} {chunk} {}: wrong data", write.version));

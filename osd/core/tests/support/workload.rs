@@ -20,6 +20,8 @@ pub struct Workload {
     pub chunks: u32,
     /// The longest write, in blocks.
     pub blocks_max: u16,
+    /// Whether chunks are merged into those of the layer above.
+    pub has_merges: bool,
 }
 
 impl Workload {
@@ -32,6 +34,7 @@ impl Workload {
             pgs: 2,
             chunks: 3,
             blocks_max: 12,
+            has_merges: true,
         }
     }
 
@@ -72,6 +75,7 @@ impl Workload {
             76..79 => self.raise_floor(pg),
             79..81 => self.join(model, pg),
             81..90 => self.push(model, pg, chunk),
+            90..93 if self.has_merges => self.merge(model, pg).unwrap_or_else(|| self.prepare(model, pg, chunk)),
             90..94 => Op { op: StoreOp::DropChunk { pg, chunk }, tags: Vec::new() },
             94..98 => self.repair(model, pg, chunk).unwrap_or_else(|| self.prepare(model, pg, chunk)),
             _ => Op { op: StoreOp::ForgetRolledBack { pg }, tags: Vec::new() },
@@ -104,6 +108,34 @@ impl Workload {
             change,
         };
         Op { op: StoreOp::Prepare { pg, write, payload: contents(&tags) }, tags }
+    }
+
+    /// A chunk that has one below it with nothing undecided.
+    fn merge(&mut self, model: &Model, pg: PgId) -> Option<Op> {
+        let chunks = &model.pgs.get(&pg)?.chunks;
+        let upper = LayerId(self.next_layer + 1);
+        let prepared = chunks.values().flat_map(|c| &c.prepared);
+        let taken: Vec<ChunkId> = prepared.filter_map(|p| p.write.merged_chunk()).collect();
+        let settled = |(c, entry): &(&ChunkId, &std::rc::Rc<super::model::Chunk>)| {
+            let is_free = c.layer < upper && entry.prepared.is_empty() && !taken.contains(c);
+            is_free && entry.committed != Version::NONE
+        };
+        let settled: Vec<_> = chunks.iter().filter(settled).collect();
+        let (below, lower) = *settled.get(self.rng.below(settled.len().max(1) as u64) as usize)?;
+        let chunk = ChunkId { layer: upper, ..*below };
+        let prev = chunks.get(&chunk).map(|c| c.newest()).unwrap_or_default();
+        let write = WriteMeta {
+            chunk,
+            version: prev.successor(epoch(model, pg).max(prev.epoch())).expect("not used up"),
+            prev,
+            op: OpId { session: SessionId(0), number: OpNumber(0) },
+            lowest_unanswered: OpNumber(0),
+            volume: VolumeId(1),
+            attachment: AttachmentId(0),
+            generation: Generation(0),
+            change: Change::Merge { from: below.layer, at: lower.committed },
+        };
+        Some(Op { op: StoreOp::Prepare { pg, write, payload: contents(&[]) }, tags: Vec::new() })
     }
 
     fn id(&mut self, chunk: ChunkId, version: Version) -> RetryId {
