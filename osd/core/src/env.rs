@@ -22,6 +22,9 @@ const CONTROL_RETRY: Duration = Duration::from_millis(300);
 /// Chunks that one OSD reads for joining members or has on the way to them at a time; each holds up to 4 MiB.
 const PUSHES_MAX: usize = 8;
 
+/// Chunks that one OSD merges as the primary of their PGs at a time.
+const MERGES_MAX: usize = 4;
+
 /// PGs that one OSD scrubs as their primary at a time.
 const SCRUBS_MAX: usize = 1;
 /// Chunks that one OSD reads for scrubs at a time, its own and those of others; each takes up to 4 MiB while it is read.
@@ -56,6 +59,10 @@ pub(crate) struct Env<P: Policy> {
     passed: BTreeMap<u64, BTreeSet<PgId>>,
     leases_wanted: BTreeMap<OsdId, Vec<(PgId, Epoch)>>,
     pub(crate) dirty: BTreeSet<PgId>,
+    /// Merges that a PG is done with, likewise.
+    merged: BTreeMap<u64, BTreeSet<PgId>>,
+    merges: usize,
+    merge_waiters: BTreeSet<PgId>,
     pushes: usize,
     push_waiters: BTreeSet<PgId>,
     scrubs: usize,
@@ -114,6 +121,9 @@ impl<P: Policy> Env<P> {
             passed: BTreeMap::new(),
             leases_wanted: BTreeMap::new(),
             dirty: BTreeSet::new(),
+            merged: BTreeMap::new(),
+            merges: 0,
+            merge_waiters: BTreeSet::new(),
             pushes: 0,
             push_waiters: BTreeSet::new(),
             scrubs: 0,
@@ -262,6 +272,31 @@ impl<P: Policy> Env<P> {
     pub(crate) fn tell_passed_barriers(&mut self) {
         for (barrier, pgs) in std::mem::take(&mut self.passed) {
             self.control(ControlRequest::BarrierPassed { barrier, pgs: pgs.into_iter().collect() });
+        }
+        for (merge, pgs) in std::mem::take(&mut self.merged) {
+            self.control(ControlRequest::MergeDone { merge, pgs: pgs.into_iter().collect() });
+        }
+    }
+
+    pub(crate) fn merged(&mut self, merge: u64, pg: PgId) {
+        self.merged.entry(merge).or_default().insert(pg);
+    }
+
+    /// Takes the right to merge one more chunk; without it the PG is woken when one is merged.
+    pub(crate) fn take_merge_slot(&mut self, pg: PgId) -> bool {
+        if self.merges < MERGES_MAX {
+            self.merges += 1;
+            return true;
+        }
+        self.merge_waiters.insert(pg);
+        false
+    }
+
+    pub(crate) fn release_merge_slot(&mut self) {
+        assert!(self.merges > 0, "a merge ends once");
+        self.merges -= 1;
+        if let Some(pg) = self.merge_waiters.pop_first() {
+            self.wake(pg, self.now);
         }
     }
 

@@ -198,6 +198,13 @@ impl<P: Policy> Osd<P> {
                     pg.on_read(token, pending, outcome, &mut self.env);
                 }
             }
+            StoreEvent::MergeRefused(token, why) => {
+                if let Some((pg, pending)) = self.env.take_pending(token)
+                    && let Some(pg) = self.pgs.get_mut(&pg)
+                {
+                    pg.on_merge_refused(&pending, why, &mut self.env);
+                }
+            }
             StoreEvent::Failed(error) => {
                 self.has_failed = true;
                 self.env.actions.push(Action::Fail(error.to_string()));

@@ -60,11 +60,22 @@ impl FloorOp {
             && !matches!(self.stage, Stage::Passed { .. })
     }
 
+    pub(super) fn is_passed(&self) -> bool {
+        matches!(self.stage, Stage::Passed { .. })
+    }
+
+    /// Whether layers are dropped with it.
+    pub(super) fn retires(&self) -> bool {
+        !self.barrier.retire.is_empty()
+    }
+
     /// Whether a write is older than the floor: of a fenced attachment, or of an older stack; what was admitted before the barrier was
-    /// known is all of that.
+    /// known is all of that. A merge must be decided in any case: the layer below may be dropped with the floor.
     fn outdates(&self, write: &WriteMeta) -> bool {
         let floor = &self.barrier.floor;
-        write.volume == self.barrier.volume && (self.raises_stack || floor.fences(write.attachment, write.generation))
+        let is_outdated =
+            || self.raises_stack || write.change.is_merge() || floor.fences(write.attachment, write.generation);
+        write.volume == self.barrier.volume && is_outdated()
     }
 
     /// Members that have left the floor unanswered for too long.

@@ -26,6 +26,15 @@ impl Pg {
     pub(crate) fn on_prepare<P: Policy>(&mut self, conn: ConnId, prepare: Prepare, env: &mut Env<P>) {
         let Prepare { pg, epoch, mut write, payload } = prepare;
         let (chunk, version) = (write.chunk, write.version);
+        if write.change.is_merge()
+            && env.store.awaits_merge(pg, chunk, version)
+            && epoch == promised(env, pg)
+            && let Some((answer_on, _)) = self.preparing.get_mut(&(chunk, version))
+        {
+            // Told again while its pages are read.
+            *answer_on = conn;
+            return;
+        }
         if let Err(outcome) = self.judge_prepare(epoch, &mut write, &payload, env) {
             if outcome == Outcome::Ok
                 && let Some((answer_on, _)) = self.preparing.get_mut(&(chunk, version))
@@ -81,6 +90,11 @@ impl Pg {
                 }
             }
             Change::Zero { .. } => {}
+            Change::Merge { .. } => {
+                if !env.store.merge_fits(self.id, write) {
+                    return Err(Outcome::Mismatch { newest });
+                }
+            }
         };
         let (blocks, free) = (self.cost_of(write.chunk, &write.change, env), env.store.space().free);
         if env.credit.spend_or_take(self.id, epoch, blocks, free)

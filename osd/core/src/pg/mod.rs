@@ -10,6 +10,7 @@ mod floor;
 mod join;
 mod laps;
 mod member;
+mod merge;
 mod over;
 mod primary;
 mod read;

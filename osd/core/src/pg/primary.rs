@@ -6,6 +6,7 @@
 
 use super::floor::FloorOp;
 use super::join::Join;
+use super::merge::{MERGE_PATIENCE, Merges};
 use super::over::{self, Over, SentBase};
 use super::scrub::Scrub;
 use super::stack::StackRead;
@@ -76,6 +77,7 @@ pub(super) struct Primary {
     pub untold_since: Option<Tick>,
     pub joins_begun: u32,
     pub scrub: Scrub,
+    pub merges: Merges,
     pub timer_at: Option<Tick>,
     /// Chunks whose queues are to be looked at; a list, so that a long row of refused requests takes no stack.
     to_start: Vec<ChunkId>,
@@ -113,6 +115,8 @@ pub(super) struct ChunkOps {
     pub pinned: u32,
     /// A scrub that has tried in vain to see all copies at one version holds new writes back for a moment.
     pub is_held: bool,
+    /// New writes wait until the chunk below is merged into this one.
+    pub is_held_for_merge: bool,
 }
 
 impl ChunkOps {
@@ -123,10 +127,17 @@ impl ChunkOps {
             && self.queue.is_empty()
             && self.pinned == 0
             && !self.is_held
+            && !self.is_held_for_merge
     }
 
-    fn is_busy(&self, range: BlockRange) -> bool {
-        self.chain.iter().any(|w| w.write.change.range().overlaps(range))
+    /// Nothing that could change the chunk is under way.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.chain.is_empty() && self.begun.is_empty() && self.merging.is_empty() && self.pinned == 0 && !self.is_held
+    }
+
+    /// A merge is in nobody's way who only reads (M2 in merge.rs).
+    fn is_busy(&self, range: BlockRange, is_write: bool) -> bool {
+        self.chain.iter().any(|w| w.write.change.range().overlaps(range) && (is_write || !w.write.change.is_merge()))
             || self.begun.iter().any(|(_, r)| r.overlaps(range))
     }
 }
@@ -210,13 +221,15 @@ impl Primary {
             to_start: Vec::new(),
             is_starting: false,
             scrub: Scrub::Idle,
+            merges: Merges::default(),
             timer_at: None,
         }
     }
 
-    /// Whether a write to some of these blocks is prepared and not decided.
+    /// Whether a write to some of these blocks is prepared and not decided. A merge changes nothing for a reader.
     pub(super) fn is_undecided(&self, chunk: ChunkId, range: BlockRange) -> bool {
-        self.chunks.get(&chunk).is_some_and(|ops| ops.chain.iter().any(|w| w.write.change.range().overlaps(range)))
+        let changes = |w: &InFlight| !w.write.change.is_merge() && w.write.change.range().overlaps(range);
+        self.chunks.get(&chunk).is_some_and(|ops| ops.chain.iter().any(changes))
     }
 
     pub(super) fn awaits_leases(&self) -> bool {
@@ -236,6 +249,9 @@ impl Primary {
         env.release_push_slots(held);
         if self.scrub.is_running() {
             env.release_scrub_slot();
+        }
+        if self.merges.has_slot() {
+            env.release_merge_slot();
         }
         let epoch = env.view.pgs.get(&pg).map_or(self.epoch, |c| c.epoch);
         for (op, conn) in self.ops {
@@ -271,6 +287,7 @@ impl Pg {
         self.begin_joins(env);
         self.drive_floors(env);
         self.drive_scrub(env);
+        self.drive_merges(env);
         if self.config.in_sync.len() == self.config.members.len()
             && env.store.pg(self.id).is_some_and(|s| !s.rolled_back.is_empty())
         {
@@ -289,7 +306,7 @@ impl Pg {
             let in_flight = InFlight {
                 write: write.clone(),
                 payload: Bytes::new(),
-                is_loaded: matches!(write.change, Change::Zero { .. }),
+                is_loaded: !matches!(write.change, Change::Write { .. }),
                 waiting: BTreeSet::new(),
                 since: now,
                 unread: None,
@@ -488,8 +505,8 @@ impl Pg {
         let mut ready = Vec::new();
         for queued in std::mem::take(&mut ops.queue) {
             let is_behind = kept.iter().any(|k| k.range.overlaps(queued.range) && (k.is_write() || queued.is_write()));
-            let is_held = queued.is_write() && (ops.pinned > 0 || ops.is_held);
-            if is_behind || is_held || ops.is_busy(queued.range) {
+            let is_held = queued.is_write() && (ops.pinned > 0 || ops.is_held || ops.is_held_for_merge);
+            if is_behind || is_held || ops.is_busy(queued.range, queued.is_write()) {
                 kept.push_back(queued);
                 continue;
             }
@@ -505,6 +522,9 @@ impl Pg {
             } else {
                 self.begin_read(queued, env);
             }
+        }
+        if self.primary().and_then(|p| p.chunks.get(&chunk)).is_some_and(|ops| ops.is_held_for_merge) {
+            self.begin_held_merge(env);
         }
         self.forget_idle_chunk(chunk);
     }
@@ -569,6 +589,11 @@ impl Pg {
     /// A member's link is ready again: what it has not answered is sent again, in the order of each chain.
     pub(super) fn resend_to<P: Policy>(&mut self, member: OsdId, env: &mut Env<P>) {
         let pg = self.id;
+        let has_heard_first = self.hears_commits_first();
+        if has_heard_first {
+            self.tell_again(member, env);
+            self.tell_commits_now(env);
+        }
         let Some(primary) = self.primary() else { return };
         let epoch = primary.epoch;
         for ops in primary.chunks.values() {
@@ -577,14 +602,9 @@ impl Pg {
                 env.net.send(member, Message::Prepare(prepare), env.now, &mut env.actions);
             }
         }
-        let told = primary.told.remove(&member).unwrap_or_default();
-        let untold = primary.untold.entry(member).or_default();
-        for Told { chunk, version, .. } in told {
-            let newest = untold.entry(chunk).or_default();
-            *newest = (*newest).max(version);
+        if !has_heard_first {
+            self.tell_again(member, env);
         }
-        primary.untold_since.get_or_insert(env.now);
-        env.dirty.insert(pg);
         self.resend_floors(member, env);
         self.resend_credit(member, env);
         if let Some(primary) = self.primary() {
@@ -594,10 +614,25 @@ impl Pg {
         self.ask_leases(env);
     }
 
+    /// The member may not have heard of the commits that it was told of lately.
+    fn tell_again<P: Policy>(&mut self, member: OsdId, env: &mut Env<P>) {
+        let pg = self.id;
+        let Some(primary) = self.primary() else { return };
+        let told = primary.told.remove(&member).unwrap_or_default();
+        let untold = primary.untold.entry(member).or_default();
+        for Told { chunk, version, .. } in told {
+            let newest = untold.entry(chunk).or_default();
+            *newest = (*newest).max(version);
+        }
+        primary.untold_since.get_or_insert(env.now);
+        env.dirty.insert(pg);
+    }
+
     pub(super) fn on_primary_view<P: Policy>(&mut self, env: &mut Env<P>) {
         self.begin_joins(env);
         self.drive_floors(env);
         self.drive_scrub(env);
+        self.drive_merges(env);
     }
 
     pub(super) fn on_primary_timer<P: Policy>(&mut self, env: &mut Env<P>) {
@@ -614,12 +649,14 @@ impl Pg {
         self.drive_floors(env);
         self.ask_leases(env);
         self.drive_scrub(env);
+        self.drive_merges(env);
         self.keep_timer(env);
     }
 
     /// Looks again soon while anything is under way; an idle primary sleeps.
     pub(super) fn keep_timer<P: Policy>(&mut self, env: &mut Env<P>) {
         let (pg, now) = (self.id, env.now);
+        let has_merges = self.has_merges_to_do(env);
         let Some(primary) = self.primary() else { return };
         let has_work = primary.chunks.values().any(|c| !c.chain.is_empty())
             || primary.awaits_leases()
@@ -627,7 +664,9 @@ impl Pg {
             || primary.credit.values().any(|line| line.granted > line.used)
             || !primary.joins.is_empty()
             || !primary.floors.is_empty()
-            || primary.scrub.has_work();
+            || primary.scrub.has_work()
+            || primary.merges.has_slot()
+            || has_merges;
         if has_work && primary.timer_at.is_none_or(|at| at <= now) {
             primary.timer_at = Some(now + TICK);
             env.wake(pg, now + TICK);
@@ -643,7 +682,8 @@ impl Pg {
         let Some(primary) = self.primary() else { return };
         let mut late: BTreeSet<OsdId> = BTreeSet::new();
         for ops in primary.chunks.values() {
-            for in_flight in ops.chain.iter().filter(|w| w.since + MEMBER_PATIENCE <= now) {
+            let patience = |w: &InFlight| if w.write.change.is_merge() { MERGE_PATIENCE } else { MEMBER_PATIENCE };
+            for in_flight in ops.chain.iter().filter(|w| w.since + patience(w) <= now) {
                 late.extend(in_flight.waiting.iter().copied().filter(|m| *m != me));
             }
         }

@@ -40,7 +40,7 @@ impl Pg {
         let token = env.read(self.id, queued.request.chunk, queued.range, kind, Pending::ClientRead { epoch });
         if let Some(primary) = self.primary() {
             if let Some(below) = &queued.below {
-                primary.stack_reads.insert(token, StackRead::new(kind, below.clone()));
+                primary.stack_reads.insert(token, StackRead::new(kind, queued.request.chunk, below.clone()));
             }
             primary.reads.insert(token, ReadOp { queued });
         }
@@ -150,7 +150,7 @@ impl Pg {
         }
         let ReadOp { mut queued } = read;
         // L2: a layer below may have been dropped while it was read.
-        let standing = if queued.below.is_some() { self.judge_floors(&queued.request, env) } else { Ok(()) };
+        let standing = if queued.below.is_some() { self.judge_standing(&queued.request, env) } else { Ok(()) };
         if let Err(status) = standing {
             self.fail_read(&queued, status, env);
             return;

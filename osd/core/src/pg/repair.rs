@@ -56,6 +56,14 @@ impl Repairs {
         waiting.filter_map(|w| if let Waiting::Read(queued) = w { Some(queued) } else { None }).collect()
     }
 
+    /// The chunk was merged into another one: whoever waits looks there.
+    pub(super) fn take_chunk(&mut self, chunk: ChunkId) -> Vec<Waiting> {
+        let (of_chunk, others) = std::mem::take(&mut self.blocks).into_iter().partition(|((c, _), _)| *c == chunk);
+        self.blocks = others;
+        let of_chunk: BTreeMap<(ChunkId, BlockIndex), Repair> = of_chunk;
+        of_chunk.into_values().flat_map(|repair| repair.waiting).collect()
+    }
+
     pub(super) fn on_link_lost(&mut self, osd: OsdId) {
         for repair in self.blocks.values_mut() {
             repair.asked.take_if(|(member, _)| *member == osd);

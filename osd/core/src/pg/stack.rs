@@ -9,7 +9,7 @@ use crate::env::Env;
 use crate::net::Below;
 use crate::policy::Policy;
 use crate::store::api::{ReadKind, ReadOutcome, Token};
-use ashlar_types::{BlockIndex, BlockRange, ChunkId, LayerId, Version};
+use ashlar_types::{BlockIndex, BlockRange, ChunkId, ChunkIndex, LayerId, Version};
 use ashlar_wire::IoStatus;
 use std::sync::Arc;
 
@@ -22,11 +22,19 @@ pub(super) struct StackRead {
     looked_at: usize,
     /// From the top layer, with what those below have added.
     found: Option<ReadOutcome>,
+    index: ChunkIndex,
+    /// A merge has moved blocks from one of its layers to another.
+    is_outdated: bool,
 }
 
 impl StackRead {
-    pub(super) fn new(kind: ReadKind, below: Arc<[LayerId]>) -> StackRead {
-        StackRead { kind, below, looked_at: 0, found: None }
+    pub(super) fn new(kind: ReadKind, top: ChunkId, below: Arc<[LayerId]>) -> StackRead {
+        StackRead { kind, below, looked_at: 0, found: None, index: top.index, is_outdated: false }
+    }
+
+    /// M2 in merge.rs: the chunk is gone, and what it had is in one above.
+    pub(super) fn on_merged(&mut self, lower: ChunkId) {
+        self.is_outdated |= self.index == lower.index && self.below.contains(&lower.layer);
     }
 
     /// Whether a block is one that no layer above has.
@@ -85,6 +93,11 @@ impl Pg {
             return Some(outcome);
         };
         let Some(read) = reads.get_mut(&token) else { return Some(outcome) };
+        if read.is_outdated {
+            reads.remove(&token);
+            self.read_anew(token, pending, env);
+            return None;
+        }
         if outcome.bad.iter().any(|block| read.needs(&outcome, *block)) {
             reads.remove(&token);
             return Some(outcome);

@@ -115,7 +115,7 @@ impl Pg {
             let token = env.read(pg, chunk, range, ReadKind::Data, Pending::Merge { epoch, chunk, op });
             awaited.insert(token);
             if let Some(below) = &queued.below {
-                primary.stack_reads.insert(token, StackRead::new(ReadKind::Data, below.clone()));
+                primary.stack_reads.insert(token, StackRead::new(ReadKind::Data, chunk, below.clone()));
             }
         }
         ops.merging.insert(op, Merging { queued, awaited, old: vec![] });
@@ -249,6 +249,8 @@ impl Pg {
         match change {
             Change::Write { range, .. } => u64::from(range.count()) + Store::<P>::pages_of(*range),
             Change::Zero { range } => env.store.untouched_quarters(self.id, chunk, *range),
+            // The store itself sees to it that its pages have room.
+            Change::Merge { .. } => 0,
         }
     }
 
@@ -519,7 +521,7 @@ impl Pg {
         }
         let (pg, me) = (self.id, env.me());
         let others: Vec<OsdId> = self.config.in_sync.iter().copied().filter(|m| *m != me).collect();
-        let mut answered = Vec::new();
+        let (mut answered, mut merged) = (Vec::new(), Vec::new());
         let Some(primary) = self.primary() else { return };
         let joining: Vec<OsdId> = primary.joins.keys().copied().collect();
         let Some(ops) = primary.chunks.get_mut(&chunk) else { return };
@@ -530,6 +532,7 @@ impl Pg {
         while ops.chain.front().is_some_and(|w| w.waiting.is_empty()) {
             let Some(done) = ops.chain.pop_front() else { break };
             newest = Some(done.write.version);
+            merged.extend(done.write.merged_chunk());
             answered.push((done.write.op, done.watch));
         }
         let Some(newest) = newest else { return };
@@ -539,6 +542,9 @@ impl Pg {
         primary.untold_since.get_or_insert(env.now);
         env.dirty.insert(pg);
         env.store.commit(pg, &[(chunk, newest)]);
+        for lower in merged {
+            self.on_merged(chunk, lower, env);
+        }
         for (op, watch) in answered {
             self.answer(op, IoStatus::Ok, env);
             watch.into_iter().for_each(|watch| env.perf.finish(Job::Write, watch));
