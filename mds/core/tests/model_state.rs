@@ -71,7 +71,7 @@ fn target(d: &mut Digits) -> ScrubTarget {
 fn command(number: u64, view: &ClusterView) -> Command {
     use ControlRequest as R;
     let mut d = Digits(number);
-    let request = match d.next(32) {
+    let request = match d.next(38) {
         21 => R::ScrubStart { target: target(&mut d), deep: d.next(2) == 0 },
         22 => R::ScrubCancel { target: target(&mut d) },
         23 => {
@@ -94,6 +94,14 @@ fn command(number: u64, view: &ClusterView) -> Command {
             R::ScrubDone { pg, epoch, from, report }
         }
         24 | 25 => R::SnapshotCreate { volume: d.name(), name: d.snapshot(), taken_at: d.next(3) },
+        32..35 => R::SnapshotDelete { volume: d.name(), name: d.snapshot() },
+        35..38 => {
+            let Some(merge) = view.merges.get(d.next(2) as usize) else {
+                return Command::Request(R::MergeDone { merge: d.next(9), pgs: vec![] });
+            };
+            let some = d.next(merge.pgs.len() as u64 + 1) as usize;
+            R::MergeDone { merge: merge.id, pgs: merge.pgs[..some].to_vec() }
+        }
         26 | 27 => R::VolumeRevert { volume: d.name(), snapshot: d.snapshot(), force: d.next(2) == 0 },
         28..=31 => {
             let snapshot = (d.next(8) > 0).then(|| d.snapshot());

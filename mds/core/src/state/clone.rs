@@ -133,6 +133,7 @@ impl ClusterState {
         record.stack_revision = StackRevision(record.stack_revision.0.saturating_add(1));
         self.retire_unreached(volume, &used_before);
         self.raise_floor(volume, |_| {});
+        self.revise_merges(volume);
     }
 
     /// A clone is deleted and all its PGs have dropped it: nothing that it still had under way is answered any more.
@@ -149,15 +150,17 @@ impl ClusterState {
         let is_last = record.hidden && record.clones.is_empty();
         let gives_up = self.retire_unreached(origin.volume, &used_before);
         if is_last {
-            self.close(origin.volume);
-        } else if gives_up {
+            return self.close(origin.volume);
+        }
+        if gives_up {
             self.raise_floor(origin.volume, |_| {});
         }
+        self.revise_merges(origin.volume);
     }
 
     /// Tips of a volume have gone: the layers that no other tip reaches are given up, with the barrier that the caller begins. Says whether there
     /// are any.
-    fn retire_unreached(&mut self, volume: VolumeId, used_before: &BTreeSet<LayerId>) -> bool {
+    pub(super) fn retire_unreached(&mut self, volume: VolumeId, used_before: &BTreeSet<LayerId>) -> bool {
         let used_now = self.layers_in_use(&self.volumes[&volume]);
         let record = self.volumes.get_mut(&volume).expect("the caller looked it up");
         record.retiring.extend(used_before.difference(&used_now));

@@ -13,10 +13,10 @@ use serde::de::DeserializeOwned;
 
 const COMMAND_MAGIC: [u8; 2] = *b"AC";
 /// 2: scrubs. Requests were added behind those of version 1, whose bytes mean the same. 3: snapshots, and names of disks.
-/// 4: clones.
+/// 4: clones, and snapshots that are deleted.
 const COMMAND_VERSION: u16 = 4;
 const SNAPSHOT_MAGIC: [u8; 2] = *b"AS";
-/// 2: layers are a tree, and snapshots. 3: clones, and deleted volumes that are kept for them.
+/// 2: layers are a tree, and snapshots. 3: clones, deleted volumes that are kept for them, and merges.
 const SNAPSHOT_VERSION: u16 = 3;
 /// magic (2), version (2, LE), CRC32C of the payload (4, LE).
 const ENVELOPE_BYTES: usize = 8;

@@ -34,6 +34,7 @@ impl ClusterState {
         assert!(self.volume_names.len() == self.listed_volumes().count(), "each volume that is listed has one name");
         self.assert_layers();
         self.assert_clones();
+        self.assert_merges();
         for barrier in self.barriers.values() {
             let volume = self.volumes.get(&barrier.volume).expect("S2: a barrier's volume exists");
             assert!(volume.barrier == Some(barrier.id), "S2: a volume has at most one barrier, its last");

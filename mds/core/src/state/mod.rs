@@ -4,7 +4,7 @@
 //! S3: a handler checks everything before it changes anything, so a refusal leaves no trace.
 //! Every node applies the same commands in the same order and must reach the same state: no clock, no randomness, no
 //! unordered maps. PG rules: pg.rs. Placement: placement.rs. Volumes and fencing: volume.rs, attachment.rs, barrier.rs.
-//! Layers, snapshots and clones: layer.rs, snapshot.rs, clone.rs. Scrubs: scrub.rs.
+//! Layers, snapshots and clones: layer.rs, snapshot.rs, merge.rs, clone.rs. Scrubs: scrub.rs.
 
 mod attachment;
 mod barrier;
@@ -13,6 +13,7 @@ mod command;
 mod format;
 mod invariants;
 mod layer;
+mod merge;
 mod osd;
 mod pg;
 mod placement;
@@ -37,6 +38,7 @@ use std::collections::BTreeMap;
 
 use attachment::GatewayRecord;
 use layer::LayerRecord;
+use merge::Merges;
 use osd::OsdRecord;
 use scrub::Scrubs;
 use volume::VolumeRecord;
@@ -85,6 +87,7 @@ pub struct ClusterState {
     barriers: BTreeMap<u64, Barrier>,
     next: NextIds,
     scrubs: Scrubs,
+    merges: Merges,
 }
 
 /// What a handler gives back.
@@ -108,6 +111,7 @@ impl ClusterState {
             barriers: BTreeMap::new(),
             next: NextIds { osd: 1, pool: 1, volume: 1, layer: 1, snapshot: 1, attachment: 1, session: 1, barrier: 1 },
             scrubs: Scrubs::default(),
+            merges: Merges::default(),
         }
     }
 
@@ -131,6 +135,8 @@ impl ClusterState {
             R::VolumeDelete { name, with_snapshots } => self.volume_delete(&name, with_snapshots),
             R::VolumeExtend { name, size } => self.volume_extend(&name, size),
             R::SnapshotCreate { volume, name, taken_at } => self.snapshot_create(&volume, name, taken_at),
+            R::SnapshotDelete { volume, name } => self.snapshot_delete(&volume, &name),
+            R::MergeDone { merge, pgs } => self.merge_done(merge, &pgs),
             R::VolumeRevert { volume, snapshot, force } => self.volume_revert(&volume, &snapshot, force),
             R::VolumeClone { source, names, pool } => self.volume_clone(&source, names, pool.as_ref()),
             R::Attach { name, gateway, mode, read_only } => self.attach(&name, gateway, mode, read_only),
@@ -192,6 +198,7 @@ impl ClusterState {
             pools: changed(&self.pools, revision, |p| p.info.clone()),
             pgs: changed(&self.pgs, revision, PgConfig::clone),
             barriers: self.barriers.values().cloned().collect(),
+            merges: self.merges.pending.values().cloned().collect(),
             scrubs: self.scrubs.since(revision),
         }
     }
@@ -205,7 +212,7 @@ impl ClusterState {
         self.applied
     }
 
-    /// The revision of the view: rises when an OSD, a pool, a PG, a barrier or a scrub changes.
+    /// The revision of the view: rises when an OSD, a pool, a PG, a barrier, a merge or a scrub changes.
     pub fn view_revision(&self) -> Revision {
         self.view_revision
     }

@@ -91,6 +91,7 @@ impl ClusterState {
         let ended: Vec<_> = record.own_attachments().map(|attachment| attachment.id).collect();
         self.end_attachments(id, &ended);
         self.raise_floor(id, |_| {});
+        self.revise_merges(id);
         Ok(ControlReply::Volume(self.volume_info(&self.volumes[&id])))
     }
 

@@ -7,6 +7,7 @@ use ashlar_types::{AttachmentId, BootId, DiskName, Epoch, Generation, LayerId, S
 
 mod attachments;
 mod clones;
+mod merges;
 mod pgs;
 mod scrubs;
 mod snapshots;
@@ -252,7 +253,7 @@ fn golden_bytes_of_log_entries() {
 #[test]
 fn log_entries_of_older_versions_are_read() {
     let version_1 = (include_str!("../../golden/command-v1.hex"), golden_commands());
-    let commands = golden_commands().into_iter().chain(golden_commands_of_version_2()).collect();
+    let commands: Vec<Command> = golden_commands().into_iter().chain(golden_commands_of_version_2()).collect();
     let version_2 = (include_str!("../../golden/command-v2.hex"), commands);
     let version_3 = (include_str!("../../golden/command-v3.hex"), golden_commands_until_version_3());
     for (golden, commands) in [version_1, version_2, version_3] {
@@ -272,7 +273,11 @@ fn golden_bytes_of_a_snapshot() {
         let (source, names) = (disk("w@two"), vec![name(clone)]);
         cluster.ask(ControlRequest::VolumeClone { source, names, pool: None }).expect("cloned");
     }
-    cluster.snapshot("x", "one").expect("taken");
+    for snapshot in ["one", "two", "three"] {
+        cluster.snapshot("x", snapshot).expect("taken");
+        cluster.pass_barriers();
+    }
+    cluster.snapshot_delete("x", "two").expect("nobody has it");
     cluster.ask(ControlRequest::Detach { name: disk("w@one"), gateway: None }).expect("attached");
     cluster.ask(ControlRequest::VolumeDelete { name: name("w"), with_snapshots: true }).expect("hidden");
     let encoded: String = cluster.state.encode().iter().map(|b| format!("{b:02x}")).collect();
@@ -349,6 +354,8 @@ fn golden_commands_of_version_4() -> Vec<Command> {
     let requests = [
         R::VolumeClone { source: disk("vm-1@before"), names: names(), pool: None },
         R::VolumeClone { source: disk("vm-1@before"), names: names(), pool: Some(name("fast")) },
+        R::SnapshotDelete { volume: name("vm-1"), name: name("before") },
+        R::MergeDone { merge: 300, pgs: vec![PgId { pool: PoolId(2), index: 300 }] },
     ];
     requests.into_iter().map(Command::Request).collect()
 }

@@ -189,6 +189,7 @@ impl ClusterState {
         record.snapshots.clear();
         record.retiring.extend(layers);
         self.raise_floor(volume, |floor| floor.closed = true);
+        self.forget_merges(volume);
     }
 
     pub(super) fn volume_extend(&mut self, name: &Name, size: u64) -> Outcome {

@@ -2,6 +2,7 @@
 
 use crate::state::attachment::{AttachmentRecord, GatewayRecord};
 use crate::state::layer::LayerRecord;
+use crate::state::merge::Merges;
 use crate::state::osd::OsdRecord;
 use crate::state::scrub::Scrubs;
 use crate::state::volume::VolumeRecord;
@@ -93,6 +94,7 @@ pub(super) fn upgrade(old: StateV1) -> Option<ClusterState> {
         barriers: old.barriers,
         next: NextIds { osd, pool, volume, layer, snapshot: 1, attachment, session, barrier },
         scrubs: old.scrubs,
+        merges: Merges::default(),
     })
 }
 

@@ -1,7 +1,8 @@
-//! The state in version 2, as it was: no volume a clone. Frozen, as command_v2.rs is.
+//! The state in version 2, as it was: no volume a clone, and nothing merged. Frozen, as command_v2.rs is.
 
 use crate::state::attachment::{AttachmentRecord, GatewayRecord};
 use crate::state::layer::LayerRecord;
+use crate::state::merge::Merges;
 use crate::state::osd::OsdRecord;
 use crate::state::scrub::Scrubs;
 use crate::state::snapshot::SnapshotRecord;
@@ -62,6 +63,7 @@ impl From<StateV2> for ClusterState {
             barriers: old.barriers,
             next: old.next,
             scrubs: old.scrubs,
+            merges: Merges::default(),
         }
     }
 }
