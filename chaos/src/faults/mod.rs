@@ -96,12 +96,17 @@ pub struct Faults {
     snapshots: Rng,
     /// How often a volume is snapshotted, in thousandths of ticks.
     snapshot_permille: u64,
+    /// Draws which snapshots are deleted, and when.
+    deletions: Rng,
+    /// How often one is deleted, in thousandths of ticks.
+    deletion_permille: u64,
     /// Weights of uniform faults: each seed its own mix.
     mix: [u64; UNIFORM_KINDS],
 }
 
 const UNIFORM_KINDS: usize = 9;
 const SNAPSHOT_STREAM: u64 = 0x5a;
+const DELETION_STREAM: u64 = 0x5b;
 /// How often the plan looks at the world.
 pub const TICK: Instant = 2 * MS;
 
@@ -124,9 +129,17 @@ impl Faults {
             _ if snapshots.permille(300) => snapshots.between(1, 4),
             _ => 0,
         };
+        let mut deletions = rng.clone().fork(DELETION_STREAM);
+        let deletion_permille = match aim {
+            Aim::Snapshots | Aim::Clones => deletions.between(2, 12),
+            _ if deletions.permille(500) => deletions.between(1, 6),
+            _ => 0,
+        };
         Faults {
             snapshots,
             snapshot_permille,
+            deletions,
+            deletion_permille,
             rng,
             aim,
             next_episode: 0,
@@ -161,6 +174,9 @@ impl Faults {
         if self.snapshots.permille(self.snapshot_permille) {
             let volume = self.snapshots.below(u64::from(world.shape.volumes));
             world.snapshot(u32::try_from(volume).expect("few"));
+        }
+        if self.deletions.permille(self.deletion_permille) {
+            world.delete_snapshot(&mut self.deletions);
         }
         if now >= self.next_episode {
             let span = self.episode(world);

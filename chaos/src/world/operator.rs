@@ -6,6 +6,7 @@ use super::{Happening, Input, Phase, Process, Purpose, World};
 use crate::check::{ClientNumber, SnapshotRef};
 use crate::clock::{Instant, MS};
 use crate::net::ProcId;
+use crate::rng::Rng;
 use crate::run::Reason;
 use ashlar_types::control::{AttachMode, ControlError, ControlReply, ControlRequest, SnapshotState};
 use ashlar_types::{DiskName, Name, VolumeId};
@@ -47,6 +48,8 @@ enum SnapshotProgress {
     /// It is there, and a gateway is to read it.
     Made,
     Attached,
+    /// It is taken from its reader and deleted.
+    Deleting,
 }
 
 /// Snapshots of one simulation: each is read by a gateway of its own.
@@ -172,13 +175,40 @@ impl World {
                 let (name, mode) = (snapshot.disk_name(), AttachMode::Shared);
                 self.ask_as_operator(ControlRequest::Attach { name, gateway, mode, read_only: true });
             }
-            SnapshotProgress::Asked | SnapshotProgress::Attached => {}
+            SnapshotProgress::Asked | SnapshotProgress::Attached | SnapshotProgress::Deleting => {}
         }
     }
 
     pub(super) fn snapshots_that_are_there(&self) -> Vec<(DiskName, SnapshotRef)> {
         let is_there = |s: &&Snapshot| matches!(s.state, SnapshotProgress::Made | SnapshotProgress::Attached);
         self.operator.snapshots.iter().filter(is_there).map(|s| (s.disk_name(), s.of)).collect()
+    }
+
+    /// Some snapshot is deleted, in whatever order they were made.
+    pub fn delete_snapshot(&mut self, rng: &mut Rng) {
+        let is_there = |s: &Snapshot| matches!(s.state, SnapshotProgress::Made | SnapshotProgress::Attached);
+        let there: Vec<usize> =
+            (0..self.operator.snapshots.len()).filter(|n| is_there(&self.operator.snapshots[*n])).collect();
+        if there.is_empty() || !self.is_operator_idle() {
+            return;
+        }
+        let nth = *rng.choose(&there).expect("not empty");
+        let snapshot = &mut self.operator.snapshots[nth];
+        snapshot.state = SnapshotProgress::Deleting;
+        let (name, volume) = (snapshot.name.clone(), snapshot.volume);
+        self.trace(|| format!("volume {volume}: {name} is deleted"));
+        self.ask_to_delete(volume, &name);
+    }
+
+    fn ask_to_delete(&mut self, volume: u32, name: &Name) {
+        let volume = volume_name(volume);
+        let disk = DiskName { volume: volume.clone(), snapshot: Some(name.clone()) };
+        self.ask_as_operator(ControlRequest::Detach { name: disk, gateway: None });
+        self.ask_as_operator(ControlRequest::SnapshotDelete { volume, name: name.clone() });
+    }
+
+    pub fn snapshots_ever(&self) -> usize {
+        self.operator.last_snapshot as usize
     }
 
     pub(super) fn are_snapshots_read(&self) -> bool {
@@ -274,6 +304,18 @@ impl World {
             (ControlRequest::SnapshotCreate { volume, name, .. }, Err(ControlError::Invalid(_))) => {
                 let is_it = |s: &Snapshot| volume_name(s.volume) == *volume && s.name == *name;
                 self.operator.snapshots.retain(|s| !is_it(s));
+            }
+            // Asked twice, because the first answer was lost.
+            (ControlRequest::SnapshotDelete { volume, name }, Ok(_) | Err(ControlError::NotFound { .. })) => {
+                let is_it = |s: &Snapshot| volume_name(s.volume) == *volume && s.name == *name;
+                self.operator.snapshots.retain(|s| !is_it(s));
+            }
+            // A late copy of a request has attached it again.
+            (ControlRequest::SnapshotDelete { volume, name }, Err(ControlError::Invalid(_))) => {
+                let volume = self.snapshot_mut(volume, name).volume;
+                let name = name.clone();
+                self.operator.script.pop_front();
+                return self.ask_to_delete(volume, &name);
             }
             (ControlRequest::SnapshotShow { volume, name }, Ok(ControlReply::Snapshot(info))) => {
                 if info.state == SnapshotState::Available {

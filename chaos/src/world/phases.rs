@@ -62,7 +62,7 @@ impl World {
             }
             Phase::Settle => true,
             Phase::Delete => {
-                let is_idle = self.is_operator_idle() && self.truth.barriers.is_empty();
+                let is_idle = self.is_operator_idle() && self.truth.barriers.is_empty() && self.truth.merges.is_empty();
                 if is_idle && self.unfreed().is_none() {
                     self.phase = Phase::Done;
                 }
@@ -195,6 +195,9 @@ impl World {
         }
         if !self.are_snapshots_read() {
             return Some(format!("snapshots are not there: {:?}", self.operator.snapshots));
+        }
+        if !self.truth.merges.is_empty() {
+            return Some(format!("layers are not merged: {:?}", self.truth.merges));
         }
         (!self.truth.barriers.is_empty()).then(|| format!("barriers are not passed: {:?}", self.truth.barriers))
     }
