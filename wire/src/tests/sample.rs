@@ -189,7 +189,11 @@ pub(crate) fn message(kind: Kind, rng: &mut Rng) -> Message {
             Message::IoReply(IoReply { payload: blocks(rng, present), ..reply })
         }
         Kind::Prepare => {
-            let prepare = Prepare::sample(rng);
+            let mut prepare = Prepare::sample(rng);
+            if prepare.write.change.is_merge() {
+                // Something lies below it.
+                prepare.write.chunk.layer.0 = prepare.write.chunk.layer.0.max(1);
+            }
             let count = match &prepare.write.change {
                 Change::Write { range, .. } => usize::from(range.count()),
                 Change::Zero { .. } | Change::Merge { .. } => 0,
