@@ -4,7 +4,7 @@ use super::checkpoint::{ChainPage, CheckpointBody, LeafRef, PreparedRecord};
 use super::directory_page::{self, DirectoryEntry, DirectoryPage, PageRef};
 use super::index_page::{IndexPage, PagePlace, SLOTS, Slot, slot_of};
 use super::log_batch::{BatchHeader, HEADER_BYTES, padded};
-use super::log_record::Record;
+use super::log_record::{MovedBlock, Record};
 use super::superblock::Superblock;
 use super::{BlockAddr, FormatError, Identity, PAGE_BYTES, Run, layout};
 use crate::store::api::{PgState, SessionState};
@@ -126,6 +126,26 @@ fn records() -> Vec<Record> {
     ]
 }
 
+/// By itself: the golden batch is older.
+fn merge_record() -> Record {
+    let moved = |block, data| MovedBlock { block: BlockIndex(block), data };
+    Record::PrepareMerge {
+        pg: PG,
+        write: write_meta(Change::Merge { from: LayerId(0x1121), at: version(4, 10) }),
+        moved: vec![
+            moved(0, Some((BlockAddr(600), Crc(0xaaaa_bbbb)))),
+            moved(255, None),
+            moved(1023, Some((BlockAddr::MAX, Crc(5)))),
+        ],
+    }
+}
+
+fn merge_bytes() -> Vec<u8> {
+    let mut bytes = BytesMut::new();
+    merge_record().encode(&mut bytes);
+    bytes.to_vec()
+}
+
 fn batch() -> Vec<u8> {
     let mut bytes = BytesMut::new();
     bytes.resize(HEADER_BYTES, 0);
@@ -234,6 +254,7 @@ golden!(superblock_is_as_it_ever_was, "superblock-v1.hex", superblock().encode()
 golden!(log_batch_is_as_it_ever_was, "log_batch-v1.hex", batch());
 golden!(index_page_is_as_it_ever_was, "index_page-v1.hex", index_bytes());
 golden!(directory_page_is_as_it_ever_was, "directory_page-v1.hex", directory_bytes());
+golden!(merge_record_is_as_it_ever_was, "merge_record-v1.hex", merge_bytes());
 golden!(checkpoint_page_is_as_it_ever_was, "checkpoint_page-v1.hex", chain_bytes());
 
 #[test]
@@ -268,6 +289,26 @@ fn what_was_encoded_is_decoded() {
     let decoded: Vec<Record> =
         std::iter::from_fn(|| (!rest.is_empty()).then(|| Record::decode(&mut rest).expect("good"))).collect();
     assert_eq!(decoded, records());
+    assert_eq!(Record::decode(&mut &merge_bytes()[..]), Ok(merge_record()));
+    let Record::PrepareMerge { write, moved, .. } = merge_record() else { unreachable!("it is one") };
+    let prepared = PreparedRecord { pg: PG, data_good: true, write, runs: Vec::new(), moved };
+    let body = CheckpointBody { prepared: vec![prepared], ..body() };
+    assert_eq!(CheckpointBody::decode(&body.encode()), Ok(body));
+}
+
+#[test]
+fn a_merge_that_contradicts_itself_is_refused() {
+    let refused = |change: &dyn Fn(&mut Vec<u8>)| {
+        let mut bytes = merge_bytes();
+        change(&mut bytes);
+        Record::decode(&mut &bytes[..]).is_err()
+    };
+    let moved_at = merge_bytes().len() - 3 * 16;
+    assert!(refused(&|bytes| bytes[moved_at + 2] = 2), "neither present nor absent");
+    assert!(refused(&|bytes| bytes[moved_at + 1] = 2), "out of order");
+    assert!(refused(&|bytes| bytes[moved_at + 16 + 8] = 1), "an absent block with an address");
+    assert!(refused(&|bytes| bytes[moved_at + 16 + 1] = 7), "a block past the end of its chunk");
+    assert!(refused(&|bytes| bytes[0] = 1), "a merge that does not say what it moves");
 }
 
 #[test]
@@ -314,6 +355,7 @@ fn damaged_bytes_are_refused_and_never_panic() {
         batch(),
         body().encode(),
         records_only.to_vec(),
+        merge_bytes(),
     ];
     let mut x = 1u64;
     let mut random = move |below: usize| {

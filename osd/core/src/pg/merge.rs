@@ -74,7 +74,9 @@ impl Pg {
         if self.primary().is_none_or(|p| p.merges.now.is_none()) && env.view.merges.is_empty() {
             return;
         }
-        let wanted: Vec<Merge> = env.view.merges.iter().filter(|m| m.pgs.contains(&pg)).cloned().collect();
+        // Without the PGs, of which there may be many.
+        let brief = |m: &Merge| Merge { pgs: Vec::new(), ..*m };
+        let wanted: Vec<Merge> = env.view.merges.iter().filter(|m| m.pgs.contains(&pg)).map(brief).collect();
         let Some(primary) = self.primary() else { return };
         primary.merges.told.retain(|id, _| wanted.iter().any(|m| m.id == *id));
         if let Some(op) = &primary.merges.now {

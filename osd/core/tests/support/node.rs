@@ -5,7 +5,7 @@ use ashlar_osd_core::store::Store;
 use ashlar_osd_core::{Action, ConnId, Event, Honest, Osd, OsdConfig};
 use ashlar_sim_disk::SimDisk;
 use ashlar_types::control::ControlRequest;
-use ashlar_types::view::{Barrier, ClusterView, Floor, OsdInfo, PgConfig};
+use ashlar_types::view::{Barrier, ClusterView, Floor, Merge, OsdInfo, PgConfig};
 use ashlar_types::{
     AttachmentId, BLOCK_BYTES, BootId, ChunkId, ChunkIndex, ClusterId, Crc, Duration, Epoch, Generation, IdSet,
     LayerId, OpId, OpNumber, OsdId, PgId, PoolId, Revision, SessionId, StackRevision, Tick, Version, VolumeId,
@@ -202,6 +202,20 @@ impl Node {
         self.view.revision = Revision(self.view.revision.0 + 1);
         self.step(Event::View(self.view.clone()));
         self.settle();
+    }
+
+    /// The view wants a layer merged into another.
+    pub fn want_merge(&mut self, id: u64, from: u64, into: u64) {
+        let (volume, pgs) = (VolumeId(1), vec![PG]);
+        self.view.merges = vec![Merge { id, volume, from: LayerId(from), into: LayerId(into), pgs }];
+        self.view.revision = Revision(self.view.revision.0 + 1);
+        self.step(Event::View(self.view.clone()));
+        self.settle();
+    }
+
+    pub fn has_merged(&self, id: u64) -> bool {
+        let is_it = |c: &ControlRequest| matches!(c, ControlRequest::MergeDone { merge, .. } if *merge == id);
+        self.controls.iter().any(is_it)
     }
 
     pub fn has_passed(&self, revision: u32) -> bool {
