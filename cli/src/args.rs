@@ -308,6 +308,11 @@ pub enum SnapshotCommand {
         #[command(flatten)]
         snapshot: SnapshotArg,
     },
+    /// Delete a snapshot, whichever; its space is given back in the background. Refused while it is attached
+    Delete {
+        #[command(flatten)]
+        snapshot: SnapshotArg,
+    },
     /// Make a volume what its snapshot is; what was written since is lost
     Revert {
         #[command(flatten)]
@@ -581,6 +586,8 @@ mod tests {
             "ashlar snapshot list",
             "ashlar snapshot list v --json",
             "ashlar snapshot show v@s",
+            "ashlar snapshot delete v@s",
+            "ashlar snapshot delete v s --json",
             "ashlar snapshot revert v@s --force",
             "ashlar scrub",
             "ashlar scrub --deep --wait --json",

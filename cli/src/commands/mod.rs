@@ -8,6 +8,7 @@ pub mod detach;
 pub mod disk;
 pub mod inspect;
 mod kept;
+mod merges;
 pub mod osd;
 pub mod perf;
 pub mod pool;

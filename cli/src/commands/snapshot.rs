@@ -36,6 +36,7 @@ pub async fn run(control: &Control, command: SnapshotCommand) -> Result<Output, 
             let info = ask(control, "snapshot show", ControlRequest::SnapshotShow { volume, name }).await?;
             Ok(Output::new(describe(&info), snapshot_json(&info)))
         }
+        SnapshotCommand::Delete { snapshot } => delete(control, &snapshot).await,
         SnapshotCommand::Revert { snapshot, force } => revert(control, &snapshot, force).await,
     }
 }
@@ -57,6 +58,15 @@ async fn create(control: &Control, snapshot: &SnapshotArg, patience: Duration) -
     }
     let text = format!("snapshot {} created: {}", disk_name(&info), format_bytes(info.size));
     Ok(Output::new(text, snapshot_json(&info)))
+}
+
+/// Returns when the name is gone. What only it held follows in the background.
+async fn delete(control: &Control, snapshot: &SnapshotArg) -> Result<Output, CliError> {
+    let (volume, name) = snapshot.resolve()?;
+    let disk = DiskName { volume: volume.clone(), snapshot: Some(name.clone()) };
+    control.ask(ControlRequest::SnapshotDelete { volume: volume.clone(), name: name.clone() }).await?;
+    let value = json!({ "volume": volume, "name": name, "deleted": true });
+    Ok(Output::new(format!("snapshot {disk} deleted"), value))
 }
 
 async fn revert(control: &Control, snapshot: &SnapshotArg, force: bool) -> Result<Output, CliError> {

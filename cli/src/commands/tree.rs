@@ -1,12 +1,14 @@
 //! `ashlar volume tree`: the layers of volumes, each below the one that it was put on, with what names it and who was cloned from it.
 
-use super::kept::{self, Kept};
+use super::kept::{self, Kept, KeptForClones};
+use super::merges::{self, Merging};
 use super::snapshot;
 use super::volume::{describe_origin, origin_json};
 use crate::control::Control;
 use crate::error::CliError;
 use crate::output::Output;
 use ashlar_types::control::{ControlReply, ControlRequest, SnapshotInfo, VolumeInfo};
+use ashlar_types::view::ClusterView;
 use ashlar_types::{LayerId, Name, VolumeId, format_bytes};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
@@ -24,12 +26,14 @@ pub async fn run(control: &Control, name: Option<Name>) -> Result<Output, CliErr
     };
     let volumes = control.volumes().await?;
     let kept = kept::find(control, &volumes).await?;
-    let clones = Clones::new(&volumes, &kept);
+    let clones = Clones::new(&volumes, &kept.volumes);
+    let facts = Facts { snapshots, kept, clones, view: control.view().await? };
+    let tree = |volume| Tree::new(volume, &facts);
     let trees: Vec<Tree> = match &wanted {
-        Some(volume) => vec![Tree::new(volume, &snapshots, &clones)],
+        Some(volume) => vec![tree(volume)],
         None => {
-            let living = volumes.iter().map(|volume| Tree::new(volume, &snapshots, &clones));
-            living.chain(kept.iter().map(|(id, kept)| Tree::of_kept(*id, kept, &clones))).collect()
+            let deleted = facts.kept.volumes.iter().map(|(id, kept)| Tree::of_kept(*id, kept, &facts));
+            volumes.iter().map(tree).chain(deleted).collect()
         }
     };
     let text: Vec<String> = trees.iter().map(Tree::draw).collect();
@@ -60,6 +64,14 @@ impl Clones {
     }
 }
 
+#[derive(Default)]
+struct Facts {
+    snapshots: Vec<SnapshotInfo>,
+    kept: KeptForClones,
+    clones: Clones,
+    view: ClusterView,
+}
+
 /// A volume's layers.
 struct Tree<'a> {
     id: VolumeId,
@@ -72,6 +84,8 @@ struct Tree<'a> {
     parents: BTreeMap<LayerId, Option<LayerId>>,
     children: BTreeMap<Option<LayerId>, BTreeSet<LayerId>>,
     clones: &'a Clones,
+    /// By the layer that is being merged.
+    merges: BTreeMap<LayerId, Merging>,
 }
 
 /// What is drawn below a layer, in this order.
@@ -81,9 +95,11 @@ enum Child<'a> {
 }
 
 impl<'a> Tree<'a> {
-    fn new(volume: &'a VolumeInfo, snapshots: &'a [SnapshotInfo], clones: &'a Clones) -> Tree<'a> {
-        let own: Vec<&SnapshotInfo> = snapshots.iter().filter(|snapshot| snapshot.volume == volume.id).collect();
-        let (parents, children) = family(own.iter().map(|snapshot| &snapshot.layers).chain([&volume.layers]));
+    fn new(volume: &'a VolumeInfo, facts: &'a Facts) -> Tree<'a> {
+        let own: Vec<&SnapshotInfo> = facts.snapshots.iter().filter(|snapshot| snapshot.volume == volume.id).collect();
+        let nameless = facts.kept.nameless.get(&volume.id).into_iter().flatten();
+        let (parents, children) =
+            family(own.iter().map(|snapshot| &snapshot.layers).chain(nameless).chain([&volume.layers]));
         let of = volume.origin.as_deref().map_or_else(String::new, |o| format!("  clone of {}", describe_origin(o)));
         Tree {
             id: volume.id,
@@ -95,12 +111,13 @@ impl<'a> Tree<'a> {
             snapshots: own.into_iter().filter_map(|snapshot| Some((*snapshot.layers.first()?, snapshot))).collect(),
             parents,
             children,
-            clones,
+            clones: &facts.clones,
+            merges: merging(&facts.view, volume.id),
         }
     }
 
     /// Of a deleted volume, what clones read.
-    fn of_kept(id: VolumeId, kept: &'a Kept, clones: &'a Clones) -> Tree<'a> {
+    fn of_kept(id: VolumeId, kept: &'a Kept, facts: &'a Facts) -> Tree<'a> {
         let (parents, children) = family(kept.stacks.iter());
         let base = |base: ashlar_types::control::BaseLayer| json!({ "volume_id": base.volume.0, "layer": base.layer.0, "size": base.size });
         Tree {
@@ -113,7 +130,8 @@ impl<'a> Tree<'a> {
             snapshots: BTreeMap::new(),
             parents,
             children,
-            clones,
+            clones: &facts.clones,
+            merges: merging(&facts.view, id),
         }
     }
 
@@ -167,6 +185,9 @@ impl<'a> Tree<'a> {
         if self.top == Some(layer) {
             text.push_str("  (top)");
         }
+        if let Some(Merging { into, done, all, .. }) = self.merges.get(&layer) {
+            let _ = write!(text, "  (being merged into {into}: {done} of {all} placement groups done)");
+        }
         text
     }
 
@@ -179,6 +200,7 @@ impl<'a> Tree<'a> {
                 "snapshot": self.snapshots.get(layer).map(|snapshot| &snapshot.name),
                 "top": self.top == Some(*layer),
                 "clones": clones.map(|c| json!({ "name": c.name, "deleted": c.deleted })).collect::<Vec<_>>(),
+                "merging": self.merges.get(layer).map(merges::merge_json),
             })
         };
         json!({
@@ -189,6 +211,10 @@ impl<'a> Tree<'a> {
             "layers": self.parents.iter().map(layer).collect::<Vec<_>>(),
         })
     }
+}
+
+fn merging(view: &ClusterView, volume: VolumeId) -> BTreeMap<LayerId, Merging> {
+    merges::of(view, volume).into_iter().map(|merge| (merge.from, merge)).collect()
 }
 
 type Parents = BTreeMap<LayerId, Option<LayerId>>;
@@ -212,7 +238,8 @@ fn family<'a>(stacks: impl Iterator<Item = &'a Vec<LayerId>>) -> (Parents, Child
 mod tests {
     use super::*;
     use ashlar_types::control::{BaseLayer, OriginInfo, SnapshotState, VolumeState};
-    use ashlar_types::{PoolId, SnapshotId, StackRevision};
+    use ashlar_types::view::{Merge, PoolInfo};
+    use ashlar_types::{PgId, PoolId, SnapshotId, StackRevision};
 
     fn name(text: &str) -> Name {
         Name::new(text).expect("a good name")
@@ -250,14 +277,13 @@ mod tests {
 
     #[test]
     fn chains_stand_in_line_and_branches_beside_each_other() {
-        let none = Clones::default();
-        assert_eq!(Tree::new(&volume(&[1]), &[], &none).draw(), "v  1GiB\n  layer.1  (top)\n");
-        let (volume, snapshots) =
-            (volume(&[6, 1]), [snapshot("a", &[1]), snapshot("b", &[2, 1]), snapshot("c", &[3, 2, 1])]);
+        assert_eq!(Tree::new(&volume(&[1]), &Facts::default()).draw(), "v  1GiB\n  layer.1  (top)\n");
+        let snapshots = vec![snapshot("a", &[1]), snapshot("b", &[2, 1]), snapshot("c", &[3, 2, 1])];
+        let (volume, facts) = (volume(&[6, 1]), Facts { snapshots, ..Facts::default() });
         let drawn = "v  1GiB\n  layer.1  v@a\n  ├─ layer.2  v@b\n  │  layer.3  v@c\n  └─ layer.6  (top)\n";
-        let tree = Tree::new(&volume, &snapshots, &none);
+        let tree = Tree::new(&volume, &facts);
         assert_eq!(tree.draw(), drawn);
-        let layer = json!({ "id": 2, "parent": 1, "snapshot": "b", "top": false, "clones": [] });
+        let layer = json!({ "id": 2, "parent": 1, "snapshot": "b", "top": false, "clones": [], "merging": null });
         assert_eq!(tree.json()["layers"][1], layer);
     }
 
@@ -283,16 +309,40 @@ mod tests {
             clone(4, "two", 11, on(base(2, 7), "gone", None, true)),
         ];
         let deleted = Kept { name: name("gone"), stacks: vec![vec![LayerId(7), LayerId(6)]], base: Some(base(1, 1)) };
-        let kept = BTreeMap::from([(VolumeId(2), deleted)]);
-        let (clones, snapshots) = (Clones::new(&volumes, &kept), [snapshot("a", &[1])]);
+        let kept = KeptForClones { volumes: BTreeMap::from([(VolumeId(2), deleted)]), nameless: BTreeMap::new() };
+        let (clones, snapshots) = (Clones::new(&volumes, &kept.volumes), vec![snapshot("a", &[1])]);
+        let facts = Facts { snapshots, kept, clones, ..Facts::default() };
         let drawn = "v  1GiB\n  layer.1  v@a\n  ├─ clone one\n  ├─ clone gone (deleted)\n  └─ layer.2  (top)\n";
-        assert_eq!(Tree::new(&volumes[0], &snapshots, &clones).draw(), drawn);
+        assert_eq!(Tree::new(&volumes[0], &facts).draw(), drawn);
         let drawn = "two  1GiB  clone of gone (deleted)\n  layer.11  (top)\n";
-        assert_eq!(Tree::new(&volumes[2], &snapshots, &clones).draw(), drawn);
-        let tree = Tree::of_kept(VolumeId(2), &kept[&VolumeId(2)], &clones);
+        assert_eq!(Tree::new(&volumes[2], &facts).draw(), drawn);
+        let tree = Tree::of_kept(VolumeId(2), &facts.kept.volumes[&VolumeId(2)], &facts);
         assert_eq!(tree.draw(), "gone  (deleted, kept for its clones)\n  layer.6\n  layer.7\n  └─ clone two\n");
         let json = tree.json();
         assert_eq!((&json["deleted"], &json["origin"]["layer"]), (&json!(true), &json!(1)));
         assert_eq!(json["layers"][1]["clones"], json!([{ "name": "two", "deleted": false }]));
+    }
+
+    #[test]
+    fn a_layer_that_only_clones_need_is_drawn_with_them() {
+        let on = OriginInfo { base: base(1, 2), volume_name: name("v"), snapshot: None, deleted: false };
+        let volumes = [volume(&[3, 1]), clone(3, "one", 10, on)];
+        let nameless = BTreeMap::from([(VolumeId(1), vec![vec![LayerId(2), LayerId(1)]])]);
+        let kept = KeptForClones { volumes: BTreeMap::new(), nameless };
+        let facts = Facts { clones: Clones::new(&volumes, &kept.volumes), kept, ..Facts::default() };
+        let drawn = "v  1GiB\n  layer.1\n  ├─ layer.2\n  │  └─ clone one\n  └─ layer.3  (top)\n";
+        assert_eq!(Tree::new(&volumes[0], &facts).draw(), drawn);
+    }
+
+    #[test]
+    fn what_is_being_merged_is_said_with_its_progress() {
+        let (pool, pg_count) = (PoolId(1), 32);
+        let pgs = (3..pg_count).map(|index| PgId { pool, index }).collect();
+        let merge = Merge { id: 1, volume: VolumeId(1), from: LayerId(1), into: LayerId(2), pgs };
+        let info = PoolInfo { id: pool, name: name("p"), replicas: 3, min_size: 2, pg_count };
+        let pools = BTreeMap::from([(pool, info)]);
+        let facts = Facts { view: ClusterView { merges: vec![merge], pools, ..ClusterView::default() }, ..Facts::default() };
+        let first = "  layer.1  (being merged into layer.2: 3 of 32 placement groups done)\n";
+        assert_eq!(Tree::new(&volume(&[2, 1]), &facts).draw(), format!("v  1GiB\n{first}  layer.2  (top)\n"));
     }
 }

@@ -1,5 +1,6 @@
 //! `ashlar volume`, but for `attach` and `detach`.
 
+use super::merges::{self, Merging};
 use super::{attach, clone, detach, snapshot, tree};
 use crate::args::VolumeCommand;
 use crate::control::Control;
@@ -40,7 +41,9 @@ pub async fn run(control: &Control, place: &Place, command: VolumeCommand) -> Re
             let snapshots = snapshot::list(control, Some(volume.name.clone())).await?;
             let mut value = volume_json(&volume);
             value["snapshots"] = snapshots.iter().map(snapshot::snapshot_json).collect();
-            Ok(Output::new(describe(&volume, &snapshots), value))
+            let merges = merges::of(&control.view().await?, volume.id);
+            value["merges"] = merges.iter().map(merges::merge_json).collect();
+            Ok(Output::new(describe(&volume, &snapshots, &merges), value))
         }
         VolumeCommand::Tree { name } => tree::run(control, name).await,
         VolumeCommand::Delete { name, snapshots: with_snapshots } => {
@@ -77,7 +80,7 @@ fn state_word(state: VolumeState) -> &'static str {
     }
 }
 
-fn describe(volume: &VolumeInfo, snapshots: &[SnapshotInfo]) -> String {
+fn describe(volume: &VolumeInfo, snapshots: &[SnapshotInfo], merges: &[Merging]) -> String {
     let mut text = String::new();
     let _ = writeln!(text, "name        {}", volume.name);
     let _ = writeln!(text, "id          {}", volume.id);
@@ -95,6 +98,9 @@ fn describe(volume: &VolumeInfo, snapshots: &[SnapshotInfo]) -> String {
     }
     for snapshot in snapshots {
         let _ = writeln!(text, "snapshot    {}", snapshot::describe_briefly(snapshot));
+    }
+    for merge in merges {
+        let _ = writeln!(text, "merging     {}", merges::describe(merge));
     }
     for attachment in &volume.attachments {
         let of = attachment.name.snapshot.as_ref().map_or_else(String::new, |_| format!("{}: ", attachment.name));

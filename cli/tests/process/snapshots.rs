@@ -205,3 +205,84 @@ fn a_snapshot_that_cannot_be_finished_says_what_it_waits_for() {
         if state == "available" { Ok(()) } else { Err(state.to_string()) }
     });
 }
+
+/// Blocks that only one of them has, and some that all have.
+fn write_its_own(nbd: &mut Nbd, number: u8) {
+    write_all(nbd, number);
+    for at in 0..64 {
+        let place = 8 * MIB + u64::from(number) * MIB + at * u64::from(BLOCK);
+        nbd.write(place, &content(number)).expect("connected").expect("written");
+    }
+}
+
+fn assert_holds_its_own(export: &Export, name: &str, number: u8) {
+    assert_holds(export, name, number);
+    let mut nbd = Nbd::connect(&export.address, name).expect("served");
+    for of in 1..=4u8 {
+        let place = 8 * MIB + u64::from(of) * MIB;
+        let expected = content(if of <= number { of } else { 0 });
+        for at in [0, 63 * u64::from(BLOCK)] {
+            let data = nbd.read(place + at, BLOCK).expect("connected").expect("read");
+            assert!(data == expected, "{name} at {}: {}", place + at, data[0]);
+        }
+    }
+    nbd.disconnect();
+}
+
+fn wait_until_merged(cluster: &Cluster, layers: usize) {
+    wait_until("the layers are merged", Duration::from_secs(60), || {
+        let shown = cluster.json(&["volume", "show", "v"]);
+        let (now, merges) =
+            (shown["layers"].as_array().map_or(0, Vec::len), shown["merges"].as_array().map_or(0, Vec::len));
+        if now == layers && merges == 0 { Ok(()) } else { Err(format!("{now} layers, {merges} merges")) }
+    });
+}
+
+#[test]
+fn snapshots_are_deleted_in_any_order_and_their_space_comes_back() {
+    for (nth, order) in [[1, 2, 3], [3, 2, 1], [2, 1, 3]].into_iter().enumerate() {
+        let cluster = Cluster::up(&[]);
+        let volume = cluster.volume("v", "64MiB");
+        let empty = used_bytes(&cluster);
+        let mut nbd = Nbd::connect(&volume.address, "v").expect("served");
+        for number in 1..=3u8 {
+            write_its_own(&mut nbd, number);
+            cluster.ok(&["snapshot", "create", &format!("v@s{number}")]);
+        }
+        write_its_own(&mut nbd, 4);
+        let reader = cluster.attach(&["v@s3"]);
+        let line = cluster.fails(&["snapshot", "delete", "v@s3"]);
+        assert!(line.contains("v@s3 is attached to"), "{line}");
+        cluster.ok(&["volume", "detach", "v@s3"]);
+        drop(reader);
+        let mut left = vec![1, 2, 3u8];
+        for number in order {
+            let name = format!("s{number}");
+            assert!(cluster.ok(&["snapshot", "delete", "v", &name]).contains(&format!("v@{name} deleted")));
+            assert!(cluster.fails(&["snapshot", "show", "v", &name]).contains(&name));
+            left.retain(|n| *n != number);
+            if nth == 1 {
+                // In the middle of it, all processes end.
+                cluster.kill_everything();
+                cluster.up_again(&[]);
+            }
+            for number in &left {
+                let name = format!("v@s{number}");
+                let snapshot = cluster.attach(&[&name]);
+                assert_holds_its_own(&snapshot, &name, *number);
+                cluster.ok(&["volume", "detach", &name]);
+            }
+            assert_holds_its_own(&volume, "v", 4);
+        }
+        wait_until_merged(&cluster, 1);
+        assert_holds_its_own(&volume, "v", 4);
+        // 4 places, and 4 times 64 blocks, on each OSD.
+        let most = empty + 3 * (4 + 4 * 64 + 48) * u64::from(BLOCK);
+        wait_until("the space comes back", Duration::from_secs(60), || {
+            let used = used_bytes(&cluster);
+            if used <= most { Ok(()) } else { Err(format!("{used} bytes are used, {empty} were, {most} may be")) }
+        });
+        cluster.kill_everything();
+        cluster.fsck_all();
+    }
+}
