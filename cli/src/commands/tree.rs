@@ -341,7 +341,8 @@ mod tests {
         let merge = Merge { id: 1, volume: VolumeId(1), from: LayerId(1), into: LayerId(2), pgs };
         let info = PoolInfo { id: pool, name: name("p"), replicas: 3, min_size: 2, pg_count };
         let pools = BTreeMap::from([(pool, info)]);
-        let facts = Facts { view: ClusterView { merges: vec![merge], pools, ..ClusterView::default() }, ..Facts::default() };
+        let facts =
+            Facts { view: ClusterView { merges: vec![merge], pools, ..ClusterView::default() }, ..Facts::default() };
         let first = "  layer.1  (being merged into layer.2: 3 of 32 placement groups done)\n";
         assert_eq!(Tree::new(&volume(&[2, 1]), &facts).draw(), format!("v  1GiB\n{first}  layer.2  (top)\n"));
     }

@@ -129,6 +129,24 @@ fn nothing_is_merged_while_a_member_is_not_in_sync() {
     assert!(node.has_merged(1) && node.versions(in_layer(1)) == Version::NONE);
 }
 
+/// M4: whose clone stood on it has gone, but may not have heard.
+#[test]
+fn nobody_begins_to_read_at_a_layer_that_is_merged() {
+    let mut node = stacked(&[7, 8], &[7, 8]);
+    node.script = Box::new(|_, m| is_merge(m).then(Vec::new));
+    node.name_stack(2, &[1]);
+    assert_eq!(read(&mut node, 1, 0..4), [1, 1, 1, 1]);
+    node.want_merge(1, 1, 2);
+    assert_eq!(node.request(in_layer(1), IoKind::Read, 0..4, 0), Some(IoStatus::LayerGone));
+    node.script = Box::new(|_, _| None);
+    node.lead(2, &[7, 8], &[7, 8], 1);
+    node.pass(3000);
+    assert!(node.has_merged(1), "{:?}", node.warnings);
+    assert_eq!(node.request(in_layer(1), IoKind::Read, 0..4, 0), Some(IoStatus::LayerGone));
+    node.name_stack(2, &[2, 1]);
+    holds_all(&mut node);
+}
+
 /// M3: else a write by the old stack could still come into what is merged.
 #[test]
 fn nothing_is_merged_before_a_barrier_of_the_volume_is_passed() {

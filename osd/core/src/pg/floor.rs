@@ -16,7 +16,7 @@ use crate::env::Env;
 use crate::policy::Policy;
 use crate::store::api::StoreOp;
 use ashlar_types::view::{Barrier, Floor};
-use ashlar_types::{Duration, Epoch, OsdId, StackRevision, Tick, VolumeId};
+use ashlar_types::{Duration, Epoch, LayerId, OsdId, StackRevision, Tick, VolumeId};
 use ashlar_wire::{IoStatus, Message, Outcome, RaiseFloor, WriteMeta};
 use std::collections::BTreeSet;
 
@@ -62,6 +62,10 @@ impl FloorOp {
 
     pub(super) fn is_passed(&self) -> bool {
         matches!(self.stage, Stage::Passed { .. })
+    }
+
+    pub(super) fn retires_layer(&self, layer: LayerId) -> bool {
+        self.barrier.retire.contains(layer)
     }
 
     /// Whether layers are dropped with it.

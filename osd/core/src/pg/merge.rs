@@ -7,12 +7,14 @@
 //! M2: it changes no byte that anybody reads, so reads don't wait for it (R6). But one that goes through the stack may have looked at the upper
 //!     chunk before and at the lower one after: those that were under way when a merge is committed begin anew.
 //! M3: clients come first: one chunk at a time in each PG, with rests while they work. Nothing new begins before a barrier of the volume
-//!     is passed here, so what is merged is frozen, and nobody reads it by another way.
+//!     is passed here, so what is merged is frozen.
+//! M4: nobody begins to read at a layer that is given up or merged into another. Those that had it as a snapshot are fenced by the floor;
+//!     who stood on it with a clone is not, but its clone is gone, and what it may still ask for late is refused: parts of it have moved.
 
 use super::floor::FloorOp;
 use super::primary::{InFlight, ReadOp};
 use super::repair::Waiting;
-use super::{Pending, Pg};
+use super::{Pending, Pg, Role};
 use crate::env::Env;
 use crate::policy::Policy;
 use crate::store::api::{MergeRefusal, StoreOp, Token};
@@ -318,15 +320,22 @@ impl Pg {
         }
     }
 
-    /// Whether a read that has waited may still be answered: below the floor, or of a layer that was dropped meanwhile, it may not.
+    /// Whether a request may be answered, also after it has waited: below the floor, or of a layer that was dropped meanwhile, it may not.
     pub(super) fn judge_standing<P: Policy>(
         &self,
         request: &ashlar_wire::IoRequest,
         env: &Env<P>,
     ) -> Result<(), IoStatus> {
         self.judge_floors(request, env)?;
-        let is_retired = env.store.pg(self.id).is_some_and(|s| s.fences.retired.contains(request.chunk.layer));
-        if is_retired { Err(IoStatus::LayerGone) } else { Ok(()) }
+        if self.is_given_up(request.chunk.layer, env) { Err(IoStatus::LayerGone) } else { Ok(()) }
+    }
+
+    /// M4
+    fn is_given_up<P: Policy>(&self, layer: LayerId, env: &Env<P>) -> bool {
+        let Role::Active(primary) = &self.role else { return true };
+        env.store.pg(self.id).is_some_and(|s| s.fences.retired.contains(layer))
+            || primary.floors.values().any(|floor| floor.retires_layer(layer))
+            || env.view.merges.iter().any(|merge| merge.from == layer)
     }
 
     /// Whether a member must hear of commits before anything else: of a merge's predecessors, or before what it has merged is dropped.

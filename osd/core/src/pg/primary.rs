@@ -416,11 +416,8 @@ impl Pg {
         if request.epoch != self.config.epoch || !self.is_active() {
             return Err(IoStatus::WrongEpoch);
         }
-        self.judge_floors(request, env)?;
+        self.judge_standing(request, env)?;
         if let Some(state) = env.store.pg(self.id) {
-            if state.fences.retired.contains(request.chunk.layer) {
-                return Err(IoStatus::LayerGone);
-            }
             let lowest = state.sessions.get(&request.op.session).map(|s| s.lowest_unanswered);
             if lowest.is_some_and(|lowest| request.op.number < lowest) {
                 return Err(IoStatus::StaleOp);
