@@ -71,8 +71,8 @@ impl World {
                     self.on_base_answer(id, purpose, result);
                 }
             }
-            Input::CallTimeout(call) => self.on_call_timeout(ProcId::Base(id), call),
-            Input::CallAgain(call) => self.on_call_again(ProcId::Base(id), call),
+            Input::CallTimeout(of) => self.on_call_timeout(ProcId::Base(id), of),
+            Input::CallAgain(of) => self.on_call_again(ProcId::Base(id), of),
             Input::WatchAgain if self.bases[&id].session.is_none() => self.open_base(id),
             Input::WatchAgain => self.watch(ProcId::Base(id)),
             _ => {}

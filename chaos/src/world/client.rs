@@ -139,8 +139,8 @@ impl World {
                     self.on_client_answer(id, purpose, result);
                 }
             }
-            Input::CallTimeout(call) => self.on_call_timeout(ProcId::Client(id), call),
-            Input::CallAgain(call) => self.on_call_again(ProcId::Client(id), call),
+            Input::CallTimeout(of) => self.on_call_timeout(ProcId::Client(id), of),
+            Input::CallAgain(of) => self.on_call_again(ProcId::Client(id), of),
             Input::WatchAgain => match self.clients[&id].state {
                 ClientState::Opening => self.open_attachment(id),
                 ClientState::Running(_) => self.watch(ProcId::Client(id)),

@@ -1,6 +1,6 @@
 //! Calls to the metadata service: they may be lost, each way; a caller follows the leader.
 
-use super::{Input, Purpose, World};
+use super::{Input, Purpose, Try, World};
 use crate::clock::MS;
 use crate::net::ProcId;
 use ashlar_types::MdsId;
@@ -28,7 +28,8 @@ impl World {
         let is_watch = open.purpose == Purpose::Watch;
         let request = Box::new(open.request.clone());
         let patience = if open.purpose == Purpose::Watch { PATIENCE / 2 } else { PATIENCE };
-        self.put(now + patience, from, Input::CallTimeout(call));
+        let this = Try { call, tries: open.tries };
+        self.put(now + patience, from, Input::CallTimeout(this));
         let lost = is_mute && !is_watch && self.rng.permille(permille);
         if lost {
             self.trace(|| format!("{from:?} asks {request:?}: lost"));
@@ -88,8 +89,9 @@ impl World {
                 Purpose::Watch | Purpose::Shell => u32::MAX,
             };
             if open.tries < tries {
+                let this = Try { call, tries: open.tries };
                 let at = self.now + self.rng.between(5, 20) * MS;
-                self.put(at, id, Input::CallAgain(call));
+                self.put(at, id, Input::CallAgain(this));
                 return None;
             }
         }
@@ -101,7 +103,15 @@ impl World {
         Some((open.purpose, open.request, result))
     }
 
-    pub(super) fn on_call_timeout(&mut self, id: ProcId, call: u64) {
+    fn is_last_try(&mut self, id: ProcId, of: Try) -> bool {
+        self.process(id).and_then(|p| p.calls.get(&of.call)).is_some_and(|open| open.tries == of.tries)
+    }
+
+    pub(super) fn on_call_timeout(&mut self, id: ProcId, of: Try) {
+        let Try { call, .. } = of;
+        if !self.is_last_try(id, of) {
+            return;
+        }
         let nodes = self.shape.mds_nodes;
         let Some(process) = self.process(id) else { return };
         let Some(open) = process.calls.get(&call) else { return };
@@ -113,8 +123,10 @@ impl World {
         self.transmit(id, call);
     }
 
-    pub(super) fn on_call_again(&mut self, id: ProcId, call: u64) {
-        self.transmit(id, call);
+    pub(super) fn on_call_again(&mut self, id: ProcId, of: Try) {
+        if self.is_last_try(id, of) {
+            self.transmit(id, of.call);
+        }
     }
 
     pub(super) fn watch(&mut self, id: ProcId) {

@@ -19,7 +19,7 @@ mod trace;
 mod verify;
 
 pub use bad_disk::DiskFault;
-pub use process::{Input, Process, Purpose, Withheld};
+pub use process::{Input, Process, Purpose, Try, Withheld};
 
 use crate::check::{ClientNumber, History};
 use crate::clock::{Clock, Instant, MS, SECOND};
@@ -38,6 +38,9 @@ use operator::Operator;
 use osd::OsdProcess;
 use std::collections::{BTreeMap, BTreeSet};
 use trace::Trace;
+
+/// A hundred times what a seed takes: something makes more and more of itself.
+const EVENTS_MAX: u64 = 20_000_000;
 
 /// What happens next.
 #[derive(Debug)]
@@ -217,6 +220,12 @@ impl World {
             };
             self.now = at;
             self.handle(happening);
+            if self.stats.events > EVENTS_MAX {
+                return Err(Reason::Stuck(format!(
+                    "no end after {EVENTS_MAX} events; {} more are coming",
+                    self.queue.len()
+                )));
+            }
             if let Some(reason) = self.failure.take() {
                 return Err(reason);
             }
@@ -339,7 +348,7 @@ impl World {
             Input::Persisted { token } => 6 ^ token << 8,
             Input::Request { call, .. } => 7 ^ call << 8,
             Input::Answer { call, .. } => 8 ^ call << 8,
-            Input::CallTimeout(call) | Input::CallAgain(call) => 9 ^ call << 8,
+            Input::CallTimeout(of) | Input::CallAgain(of) => 9 ^ of.call << 8,
             Input::WatchAgain => 10,
             Input::Submit => 11,
             Input::Heartbeat => 12,

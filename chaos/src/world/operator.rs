@@ -265,8 +265,8 @@ impl World {
                     self.on_operator_answer(&request, result);
                 }
             }
-            Input::CallTimeout(call) => self.on_call_timeout(ProcId::Operator, call),
-            Input::CallAgain(call) => self.on_call_again(ProcId::Operator, call),
+            Input::CallTimeout(of) => self.on_call_timeout(ProcId::Operator, of),
+            Input::CallAgain(of) => self.on_call_again(ProcId::Operator, of),
             Input::WatchAgain => self.ask_next(),
             _ => {}
         }

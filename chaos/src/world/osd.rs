@@ -168,8 +168,8 @@ impl World {
                     self.on_osd_answer(osd, purpose, &request, result);
                 }
             }
-            Input::CallTimeout(call) => self.on_call_timeout(me, call),
-            Input::CallAgain(call) => self.on_call_again(me, call),
+            Input::CallTimeout(of) => self.on_call_timeout(me, of),
+            Input::CallAgain(of) => self.on_call_again(me, of),
             Input::WatchAgain => self.watch(me),
             Input::Heartbeat => self.heartbeat(osd),
             _ => {}

@@ -36,13 +36,21 @@ pub enum Input {
         call: u64,
         result: Box<Result<ControlReply, ControlError>>,
     },
-    CallTimeout(u64),
-    CallAgain(u64),
+    CallTimeout(Try),
+    CallAgain(Try),
     WatchAgain,
     /// An OSD says that it lives.
     Heartbeat,
     /// A client submits its next request.
     Submit,
+}
+
+/// One of the transmissions of a call. What comes of it counts only while it is the last: else each would bring about several, and while
+/// there is no leader they would grow without end.
+#[derive(Clone, Copy, Debug)]
+pub struct Try {
+    pub call: u64,
+    pub tries: u32,
 }
 
 /// Why a process asks the metadata service something.
