@@ -90,6 +90,9 @@ impl World {
                 let (revision, layers) = (grant.stack_revision, grant.layers);
                 self.step_base(id, ClientEvent::Stack { revision, layers });
             }
+            (Purpose::Shell, Err(ControlError::NotFound { .. })) if base.session.is_some() => {
+                self.step_base(id, ClientEvent::Gone);
+            }
             (Purpose::Shell, Ok(ControlReply::Opened(grant))) => {
                 let session = SessionId::drawn(self.rng.next_u64());
                 self.trace(|| format!("base {id} opened {grant:?} as {session}"));

@@ -195,16 +195,9 @@ impl World {
                 self.watch(ProcId::Client(id));
                 self.submit_in(id, 0);
             }
-            // Its snapshot was taken from it while it asked for the stack: a gateway sees that in the list of its attachments.
-            (Purpose::Shell, Err(ControlError::NotFound { .. }))
-                if client.is_running() && client.snapshot.is_some() =>
-            {
+            (Purpose::Shell, Err(ControlError::NotFound { .. })) if client.is_running() => {
                 self.trace(|| format!("client {id} has no attachment any more"));
-                self.net.on_process_end(self.now, ProcId::Client(id), false);
-                let client = self.clients.get_mut(&id).expect("it was just there");
-                client.state = ClientState::Over;
-                // Reads, which nobody waits for any more.
-                client.in_flight.clear();
+                self.step_client(id, ClientEvent::Gone);
             }
             // It asked for the stack, and asks again.
             (Purpose::Shell, Err(_)) if client.is_running() => {}

@@ -53,6 +53,9 @@ pub enum ClientEvent {
     Resized(u64),
     /// The layers of the volume, top first, as of this revision: the answer to [`ClientAction::WantStack`]. An older one does no harm.
     Stack { revision: StackRevision, layers: Vec<LayerId> },
+    /// The metadata service knows the session no more: another answer to [`ClientAction::WantStack`]. Who waits for a stack sends nothing, so no
+    /// OSD would tell it.
+    Gone,
     /// The answer to [`ClientAction::ReadBase`].
     BaseRead { key: u64, result: Result<BlockReply, BlockError> },
     /// The time of the newest [`ClientAction::WakeAt`] has come. An early or spurious one does no harm.
@@ -161,6 +164,7 @@ impl VolumeClient {
             ClientEvent::Received(osd, message) => self.on_received(now, osd, message, actions),
             ClientEvent::Resized(size) => self.requests.resize(size),
             ClientEvent::Stack { revision, layers } => self.router.on_stack(now, revision, layers, actions),
+            ClientEvent::Gone => self.on_fenced(actions),
             ClientEvent::BaseRead { key, result } => {
                 let fetched = self.base.on_answer(key, result);
                 self.on_fetched(now, fetched, actions);

@@ -95,7 +95,8 @@ impl Bases {
     ) -> Pin<Box<dyn Future<Output = Result<Arc<BaseDisk>, OpenError>> + Send + 'a>> {
         Box::pin(async move {
             let key = (base.volume, base.layer);
-            if let Some(disk) = open.get(&key).and_then(Weak::upgrade) {
+            // One of which all clones had gone is over, though there may be new ones now.
+            if let Some(disk) = open.get(&key).and_then(Weak::upgrade).filter(|disk| !disk.volume.is_fenced()) {
                 return Ok(disk);
             }
             let named = |source| OpenError::Control { name: clone.clone(), source };

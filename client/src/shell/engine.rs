@@ -7,10 +7,11 @@ use super::cluster::Cluster;
 use super::connection::{Connection, LinkError, Open};
 use super::volume::{Shared, request_stack};
 use crate::core::{ClientAction, ClientEvent, SessionProgress, VolumeClient};
-use ashlar_types::control::AttachGrant;
+use ashlar_types::control::{AttachGrant, ControlError};
 use ashlar_types::view::ClusterView;
 use ashlar_types::{BlockError, BlockReply, BlockRequest, Completions, OsdId, Tick};
 use ashlar_wire::Message;
+use ashlar_wire_control::ControlClientError;
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
@@ -60,7 +61,7 @@ pub(super) struct Engine {
     /// Whether `sleep` is to be waited for.
     armed: bool,
     /// The question for the present stack, while it is under way.
-    asked: Option<JoinHandle<Option<AttachGrant>>>,
+    asked: Option<JoinHandle<Option<ClientEvent>>>,
     closing: Option<(Instant, oneshot::Sender<SessionProgress>)>,
     /// Nobody can submit any more.
     abandoned: bool,
@@ -229,10 +230,8 @@ impl Engine {
         let Poll::Ready(answer) = Pin::new(asked).poll(cx) else { return false };
         self.asked = None;
         // What did not come, the core asks for again.
-        if let Ok(Some(grant)) = answer {
-            let AttachGrant { stack_revision: revision, layers, .. } = grant;
-            tracing::debug!(volume = %self.shared.name, %revision, layers = layers.len(), "another stack");
-            self.step(ClientEvent::Stack { revision, layers });
+        if let Ok(Some(event)) = answer {
+            self.step(event);
         }
         true
     }
@@ -245,7 +244,11 @@ impl Engine {
         let (cluster, shared) = (self.cluster.clone(), self.shared.clone());
         self.asked = Some(tokio::spawn(async move {
             match request_stack(&cluster, &shared).await {
-                Ok(grant) => grant,
+                Ok(grant) => grant.map(|AttachGrant { stack_revision: revision, layers, .. }| {
+                    tracing::debug!(volume = %shared.name, %revision, layers = layers.len(), "another stack");
+                    ClientEvent::Stack { revision, layers }
+                }),
+                Err(ControlClientError::Refused(ControlError::NotFound { .. })) => Some(ClientEvent::Gone),
                 Err(error) => {
                     tracing::debug!(volume = %shared.name, %error, "no newer stack");
                     None

@@ -100,6 +100,19 @@ fn what_is_refused_before_the_new_stack_is_known_waits_for_it() {
 }
 
 #[test]
+fn what_waits_for_a_stack_fails_when_the_session_is_gone() {
+    let mut rig = Rig::connected(MIB);
+    rig.submit(1, write(0));
+    let first = rig.sent().remove(0);
+    rig.reply(0, refusal(&first, IoStatus::StaleStack, 1));
+    assert!(rig.completed.is_empty() && rig.stacks_wanted == 1);
+    rig.step(ClientEvent::Gone);
+    rig.submit(2, read(0));
+    assert!(rig.fenced && rig.sent().is_empty());
+    assert!(matches!(rig.completed[..], [(1, Err(BlockError::Fenced)), (2, Err(BlockError::Fenced))]));
+}
+
+#[test]
 fn a_barrier_with_a_newer_stack_makes_it_wanted_at_once_and_once() {
     let mut rig = Rig::connected(MIB);
     rig.step(ClientEvent::View(Arc::new(snapshot_under_way(2))));
