@@ -63,6 +63,8 @@ plants! {
     FloorSkipped, "floor-skipped", FLOOR_SKIPPED, [TakeOver];
     StaleStackRead, "stale-stack-read", STALE_STACK_READ, [Snapshots];
     ForgottenBase, "forgotten-base", FORGOTTEN_BASE, [Clones];
+    ReadAcrossMerge, "read-across-merge", READ_ACROSS_MERGE, [Snapshots];
+    LayerPurgedEarly, "layer-purged-early", LAYER_PURGED_EARLY, [Snapshots];
     LatePrepareAfterReport, "late-prepare-after-report", LATE_PREPARE_AFTER_REPORT, [PausedPrimary];
     DamagedTailVetoes, "damaged-tail-vetoes", DAMAGED_TAIL_VETOES, [DamagedTail];
 }

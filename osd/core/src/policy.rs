@@ -30,6 +30,10 @@ pub trait Policy: std::fmt::Debug + 'static {
     const STALE_STACK_READ: bool = false;
     /// §6: a write that covers an unwritten block of a clone partly takes the rest for zeroes.
     const FORGOTTEN_BASE: bool = false;
+    /// M2: a read through the stack that a merge has overtaken is answered all the same.
+    const READ_ACROSS_MERGE: bool = false;
+    /// A primary says that nothing is left of a layer that it has begun to merge.
+    const LAYER_PURGED_EARLY: bool = false;
     /// R4: a member reports without waiting for the prepares that it has under way.
     const LATE_PREPARE_AFTER_REPORT: bool = false;
     /// R4: a member whose log is damaged reports as if it could tell.

@@ -94,6 +94,7 @@ impl Pg {
             if !self.is_barred(merge.volume) {
                 match next_chunk(pg, merge.from, env) {
                     None => self.tell_merged(merge.id, env),
+                    Some(_) if P::LAYER_PURGED_EARLY => self.tell_merged(merge.id, env),
                     Some(lower) if self.start_merge(&merge, lower, env) => break,
                     Some(_) => {}
                 }
@@ -228,7 +229,9 @@ impl Pg {
     /// A merge is committed, in this primary's memory at least, before anything else is done.
     pub(super) fn on_merged<P: Policy>(&mut self, upper: ChunkId, lower: ChunkId, env: &mut Env<P>) {
         let now = env.now;
-        self.begin_reads_anew(lower);
+        if !P::READ_ACROSS_MERGE {
+            self.begin_reads_anew(lower);
+        }
         for waiting in self.repairs.take_chunk(lower) {
             self.go_on_with(waiting, env);
         }
