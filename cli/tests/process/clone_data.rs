@@ -136,6 +136,34 @@ fn a_clone_outlives_what_it_stands_on_and_gives_its_space_back() {
     cluster.fsck_all();
 }
 
+/// The snapshot's layer is merged into the next when the last clone has gone, and not before.
+#[test]
+fn a_snapshot_with_clones_loses_its_name_and_they_read_on() {
+    let (cluster, golden) = golden();
+    cluster.ok(&["volume", "clone", "golden@base", "one"]);
+    let mut one = connect(&cluster.attach(&["one"]));
+    one.write(PLACES[1], &content(3)).expect("connected").expect("written");
+    cluster.ok(&["snapshot", "delete", "golden@base"]);
+    assert!(cluster.ok(&["volume", "list"]).contains("golden (the snapshot is deleted)"));
+    assert!(cluster.ok(&["volume", "tree", "golden"]).contains("clone one"));
+    let layers = || cluster.json(&["volume", "show", "golden"])["layers"].as_array().map_or(0, Vec::len);
+    assert_eq!(layers(), 2);
+    assert!(read(&mut one, PLACES[0], BLOCK) == content(1) && read(&mut one, PLACES[1], BLOCK) == content(3));
+    cluster.kill_everything();
+    cluster.up_again(&[]);
+    let mut one = connect(&cluster.attach(&["one", "--force"]));
+    assert!(read(&mut one, PLACES[3], BLOCK) == content(1) && read(&mut one, PLACES[1], BLOCK) == content(3));
+    one.disconnect();
+    cluster.ok(&["volume", "detach", "one"]);
+    cluster.ok(&["volume", "delete", "one"]);
+    wait_until("the layer is merged", Duration::from_secs(60), || {
+        if layers() == 1 { Ok(()) } else { Err(format!("{} layers", layers())) }
+    });
+    assert_holds(&mut connect(&golden), 2);
+    cluster.ok(&["down"]);
+    cluster.fsck_all();
+}
+
 /// A file system is cloned many times (a thousand with ten rounds); some clones are written, snapshotted, reverted and deleted.
 #[test]
 fn clones_of_a_file_system_come_and_go() {

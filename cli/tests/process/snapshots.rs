@@ -243,7 +243,7 @@ fn snapshots_are_deleted_in_any_order_and_their_space_comes_back() {
     for (nth, order) in [[1, 2, 3], [3, 2, 1], [2, 1, 3]].into_iter().enumerate() {
         let cluster = Cluster::up(&[]);
         let volume = cluster.volume("v", "64MiB");
-        let empty = used_bytes(&cluster);
+        let empty = cluster.used_bytes();
         let mut nbd = Nbd::connect(&volume.address, "v").expect("served");
         for number in 1..=3u8 {
             write_its_own(&mut nbd, number);
@@ -279,7 +279,7 @@ fn snapshots_are_deleted_in_any_order_and_their_space_comes_back() {
         // 4 places, and 4 times 64 blocks, on each OSD.
         let most = empty + 3 * (4 + 4 * 64 + 48) * u64::from(BLOCK);
         wait_until("the space comes back", Duration::from_secs(60), || {
-            let used = used_bytes(&cluster);
+            let used = cluster.used_bytes();
             if used <= most { Ok(()) } else { Err(format!("{used} bytes are used, {empty} were, {most} may be")) }
         });
         cluster.kill_everything();
