@@ -47,10 +47,6 @@ impl<T> Queue<T> {
         self.heap.push(Entry { at, number: self.next_number, what });
     }
 
-    pub fn len(&self) -> usize {
-        self.heap.len()
-    }
-
     pub fn take(&mut self) -> Option<(Instant, T)> {
         self.heap.pop().map(|entry| (entry.at, entry.what))
     }
