@@ -1,5 +1,9 @@
 //! The command line: its spelling, which other people's scripts rely on, and nothing else.
 
+mod transfer;
+
+pub use transfer::{ExportArgs, ImportArgs};
+
 use crate::down::STOP_SECONDS;
 use crate::error::CliError;
 use crate::name_template::NameTemplate;
@@ -233,6 +237,10 @@ pub enum VolumeCommand {
         #[arg(long, value_parser = size, allow_hyphen_values = true)]
         size: u64,
     },
+    /// Make a volume of a disk image
+    Import(ImportArgs),
+    /// Make a disk image of a volume or a snapshot
+    Export(ExportArgs),
     /// Give a volume, or VOLUME@SNAPSHOT to read, to a gateway and print how to reach it
     Attach(AttachArgs),
     /// Take a volume, or VOLUME@SNAPSHOT, from the gateway that serves it

@@ -34,6 +34,11 @@ impl Control {
         Ok(Control { client: ControlClient::new(addresses)?, patience: PATIENCE })
     }
 
+    /// For those who ask by themselves.
+    pub fn client(&self) -> &ControlClient {
+        &self.client
+    }
+
     pub fn with_patience(self, patience: Duration) -> Control {
         Control { patience, ..self }
     }

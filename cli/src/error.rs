@@ -1,6 +1,7 @@
 //! Why a command failed, as one line for people.
 
 use crate::layout::Service;
+use ashlar_client::OpenError;
 use ashlar_types::control::ControlReply;
 use ashlar_types::{Name, NameError};
 use ashlar_wire_control::ControlClientError;
@@ -76,6 +77,12 @@ pub enum CliError {
         wanted - made
     )]
     Cloned { made: usize, wanted: usize, last: Name, first_left: u64, source: Box<CliError> },
+    #[error("volume {name} is not imported: {reason}{what_now}")]
+    Import { name: Name, reason: String, what_now: String },
+    #[error("{name} is not exported: {reason}")]
+    Export { name: String, reason: String },
+    #[error("it can't be opened here")]
+    Open { source: Box<OpenError> },
     #[error("--name-template makes a name that is none")]
     NameTemplate { source: NameError },
     #[error(transparent)]
@@ -105,19 +112,24 @@ impl CliError {
 
     /// The whole chain of reasons in one line.
     pub fn one_line(&self) -> String {
-        let mut text = self.to_string();
-        let mut next = self.source();
-        while let Some(reason) = next {
-            let more = reason.to_string();
-            // Some libraries repeat their source in their own text.
-            if !text.contains(&more) {
-                text.push_str(": ");
-                text.push_str(&more);
-            }
-            next = reason.source();
-        }
-        text.split_whitespace().collect::<Vec<_>>().join(" ")
+        reasons(self).split_whitespace().collect::<Vec<_>>().join(" ")
     }
+}
+
+/// An error and what it came from.
+pub fn reasons(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(reason) = next {
+        let more = reason.to_string();
+        // Some libraries repeat their source in their own text.
+        if !text.contains(&more) {
+            text.push_str(": ");
+            text.push_str(&more);
+        }
+        next = reason.source();
+    }
+    text
 }
 
 fn is_address_in_use(error: &(dyn Error + 'static)) -> bool {

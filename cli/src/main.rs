@@ -17,6 +17,7 @@ mod output;
 mod place;
 mod process;
 mod random;
+mod transfer;
 mod up;
 
 /// Payload buffers come and go by the thousand each second, up to 1 MiB each: docs/decisions/005-mimalloc.md.

@@ -18,13 +18,22 @@ impl Output {
         Output { human: human.into(), json, failure: None }
     }
 
+    /// Nothing: standard output is used for something else.
+    pub fn silent() -> Output {
+        Output { human: String::new(), json: serde_json::Value::Null, failure: None }
+    }
+
     pub fn failed(self, failure: Option<String>) -> Output {
         Output { failure, ..self }
     }
 
     /// Whether it could be written, or nobody wanted it any more.
     pub fn print(&self, as_json: bool) -> io::Result<()> {
-        if as_json { print_line(&self.json.to_string()) } else { print_line(&self.human) }
+        match (as_json, &self.json) {
+            (true, serde_json::Value::Null) => Ok(()),
+            (true, json) => print_line(&json.to_string()),
+            (false, _) => print_line(&self.human),
+        }
     }
 }
 

@@ -6,6 +6,8 @@ pub mod chaos;
 mod clone;
 pub mod detach;
 pub mod disk;
+pub mod export;
+pub mod import;
 pub mod inspect;
 mod kept;
 mod merges;

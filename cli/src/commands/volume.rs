@@ -1,7 +1,7 @@
 //! `ashlar volume`, but for `attach` and `detach`.
 
 use super::merges::{self, Merging};
-use super::{attach, clone, detach, snapshot, tree};
+use super::{attach, clone, detach, export, import, snapshot, tree};
 use crate::args::VolumeCommand;
 use crate::control::Control;
 use crate::error::CliError;
@@ -59,6 +59,8 @@ pub async fn run(control: &Control, place: &Place, command: VolumeCommand) -> Re
             );
             Ok(Output::new(text, volume_json(&volume)))
         }
+        VolumeCommand::Import(args) => import::run(control, args).await,
+        VolumeCommand::Export(args) => export::run(control, args).await,
         VolumeCommand::Attach(args) => attach::run(control, place, args).await,
         VolumeCommand::Detach { name, gateway } => detach::run(control, name, gateway).await,
     }
