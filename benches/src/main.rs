@@ -167,8 +167,9 @@ fn find_ashlar(sandbox: &Sandbox, common: &Common) -> Result<PathBuf, BenchError
     if let (Some(cargo), Some(package)) = (std::env::var_os("CARGO"), std::env::var_os("CARGO_MANIFEST_DIR")) {
         let mut command = std::process::Command::new(cargo);
         command.args(["build", "--quiet", "--package", "ashlar"]).current_dir(package);
-        if own.parent().and_then(|folder| folder.file_name()).is_some_and(|name| name == "release") {
-            command.arg("--release");
+        // The folder has the profile's name, but for that of `dev`.
+        if let Some(profile) = own.parent().and_then(|folder| folder.file_name()).filter(|name| *name != "debug") {
+            command.arg("--profile").arg(profile);
         }
         sandbox.run(&mut command)?;
     }
