@@ -124,5 +124,8 @@ fn ask(
 fn block_on<T>(work: impl Future<Output = Result<T, CliError>>) -> Result<T, CliError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|source| CliError::System { what: "cannot start", source })?;
-    runtime.block_on(work)
+    let done = runtime.block_on(work);
+    // A thread may wait for a pipe that nobody writes to: the command doesn't wait for it.
+    runtime.shutdown_background();
+    done
 }

@@ -23,7 +23,7 @@ pub struct ImportArgs {
     #[arg(long)]
     pub format: Option<ImageFormat>,
     /// Go on with an import that was interrupted: the volume is there; what it holds already is compared, and only the rest written
-    #[arg(long, conflicts_with = "pool")]
+    #[arg(long)]
     pub resume: bool,
 }
 

@@ -4,14 +4,18 @@ use crate::args::ExportArgs;
 use crate::control::Control;
 use crate::error::{CliError, reasons};
 use crate::output::{Output, note};
-use crate::transfer::{Content, Disk, PIECE_BYTES, Piece, Progress, Sink, SinkError, WINDOW};
+use crate::transfer::{Content, Disk, PIECE_BYTES, Piece, Progress, Sink, SinkError, WINDOW, interrupts};
 use ashlar_types::control::AttachMode;
 use ashlar_types::{BlockError, format_bytes};
 use serde_json::json;
 use std::collections::VecDeque;
+use std::time::Duration;
+use tokio::signal::unix::Signal;
 use tokio::sync::mpsc;
 use tokio::task::{JoinError, JoinHandle, spawn_blocking};
 
+/// How long an interrupted command waits for what it writes to.
+const WRITER_PATIENCE: Duration = Duration::from_secs(2);
 /// How much is asked about at a time.
 const EXTENTS_BYTES: u64 = 1 << 30;
 
@@ -32,13 +36,21 @@ pub async fn run(control: &Control, args: ExportArgs) -> Result<Output, CliError
     let format = args.format();
     let ExportArgs { disk: name, file, force, .. } = args;
     let failed = |error: ExportError| CliError::Export { name: name.to_string(), reason: reasons(&error) };
+    let mut interrupt = interrupts()?;
     let mode = if name.snapshot.is_some() { AttachMode::Shared } else { AttachMode::Exclusive };
-    let disk = Disk::attach(control, &name, format!("export-{name}-{}", std::process::id()), mode, true).await?;
+    let disk = Disk::attach(
+        control,
+        &name,
+        format!("{}-{}", Disk::gateway_name("export", &name), std::process::id()),
+        mode,
+        true,
+    )
+    .await?;
     let mut progress = Progress::new(format!("exporting {name}"), disk.size());
     let (to, size) = (file.clone(), disk.size());
     let sink = spawn_blocking(move || Sink::create(&to, format, size, force)).await;
     let copied = match sink.map_err(ExportError::from).and_then(|made| Ok(made?)) {
-        Ok(sink) => copy(&disk, sink, &mut progress).await,
+        Ok(sink) => copy(&disk, sink, &mut interrupt, &mut progress).await,
         Err(error) => Err(error),
     };
     progress.end();
@@ -69,7 +81,12 @@ enum Next {
 }
 
 /// Gives the bytes that are not surely zero.
-async fn copy(disk: &Disk, mut sink: Sink, progress: &mut Progress) -> Result<u64, ExportError> {
+async fn copy(
+    disk: &Disk,
+    mut sink: Sink,
+    interrupt: &mut Signal,
+    progress: &mut Progress,
+) -> Result<u64, ExportError> {
     let (sender, mut pieces) = mpsc::channel::<Piece>(WINDOW);
     let writer = spawn_blocking(move || {
         while let Some(piece) = pieces.blocking_recv() {
@@ -79,8 +96,15 @@ async fn copy(disk: &Disk, mut sink: Sink, progress: &mut Progress) -> Result<u6
     });
     let read = tokio::select! {
         read = read_all(disk, sender, progress) => read,
-        _ = tokio::signal::ctrl_c() => Err(ExportError::Interrupted),
+        _ = interrupt.recv() => Err(ExportError::Interrupted),
     };
+    if matches!(read, Err(ExportError::Interrupted)) {
+        // Where it writes to may take nothing for ever. What it has made is gone when it ends in time.
+        return match tokio::time::timeout(WRITER_PATIENCE, writer).await {
+            Ok(Ok(Err(error))) => Err(error.into()),
+            _ => Err(ExportError::Interrupted),
+        };
+    }
     // The sender is gone, so the writer ends; what it met comes first, since the reader then met only that.
     let sink = writer.await??;
     let data = read?;

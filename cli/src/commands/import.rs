@@ -4,10 +4,11 @@ use crate::args::ImportArgs;
 use crate::control::Control;
 use crate::error::{CliError, reasons};
 use crate::output::Output;
-use crate::transfer::{Content, Disk, PIECE_BYTES, Piece, Progress, Source, SourceError, WINDOW};
+use crate::transfer::{Content, Disk, PIECE_BYTES, Piece, Progress, Source, SourceError, WINDOW, interrupts};
 use ashlar_types::control::{AttachMode, ControlReply, ControlRequest};
 use ashlar_types::{BlockError, DiskName, Name, format_bytes};
 use serde_json::json;
+use tokio::signal::unix::Signal;
 use tokio::sync::mpsc;
 use tokio::task::{JoinError, JoinSet, spawn_blocking};
 
@@ -37,16 +38,18 @@ pub async fn run(control: &Control, args: ImportArgs) -> Result<Output, CliError
         let (name, reason) = (name.clone(), reasons(error));
         CliError::Import { name, reason, what_now }
     };
-    let from = file.clone();
+    let mut interrupt = interrupts()?;
+    let from = file;
     let source = spawn_blocking(move || Source::open(&from, format, wanted)).await.map_err(ImportError::from);
     let source = source.and_then(|opened| Ok(opened?)).map_err(|error| failed(&error, String::new()))?;
     let size = source.check_size(wanted).map_err(|error| failed(&error.into(), String::new()))?;
     if resume {
-        check_volume(control, &name, size).await?;
+        check_volume(control, &name, size, pool.as_ref()).await?;
     } else {
         control.ask(ControlRequest::VolumeCreate { name: name.clone(), size, pool }).await?;
     }
-    let (disk, id) = (DiskName::from(name.clone()), format!("import-{name}"));
+    let disk = DiskName::from(name.clone());
+    let id = Disk::gateway_name("import", &disk);
     let disk = match Disk::attach(control, &disk, id, AttachMode::Exclusive, false).await {
         Ok(disk) => disk,
         Err(error) => {
@@ -57,7 +60,7 @@ pub async fn run(control: &Control, args: ImportArgs) -> Result<Output, CliError
         }
     };
     let mut progress = Progress::new(format!("importing {name}"), source.size());
-    let (format, copied) = (source.format(), copy(&disk, source, resume, &mut progress).await);
+    let (format, copied) = (source.format(), copy(&disk, source, resume, &mut interrupt, &mut progress).await);
     progress.end();
     let detached = disk.detach().await;
     let written = match copied {
@@ -67,8 +70,7 @@ pub async fn run(control: &Control, args: ImportArgs) -> Result<Output, CliError
             return Err(failed(&error, what_now));
         }
         Err(error) => {
-            let what_now = format!("; `ashlar volume import {} {name} --resume` goes on", file.display());
-            return Err(failed(&error, what_now));
+            return Err(failed(&error, "; the same command with --resume goes on".to_owned()));
         }
     };
     detached?;
@@ -91,8 +93,11 @@ async fn undo(control: &Control, name: &Name) -> String {
     }
 }
 
-async fn check_volume(control: &Control, name: &Name, size: u64) -> Result<(), CliError> {
+async fn check_volume(control: &Control, name: &Name, size: u64, pool: Option<&Name>) -> Result<(), CliError> {
     match control.ask(ControlRequest::VolumeShow { name: name.clone() }).await? {
+        ControlReply::Volume(volume) if pool.is_some_and(|pool| *pool != volume.pool_name) => {
+            Err(CliError::Conflict { what: format!("volume {name} is in pool {}", volume.pool_name) })
+        }
         ControlReply::Volume(volume) if volume.size == size => Ok(()),
         ControlReply::Volume(volume) => {
             let (has, needs) = (format_bytes(volume.size), format_bytes(size));
@@ -104,10 +109,16 @@ async fn check_volume(control: &Control, name: &Name, size: u64) -> Result<(), C
 }
 
 /// Gives the bytes that were written.
-async fn copy(disk: &Disk, source: Source, resume: bool, progress: &mut Progress) -> Result<u64, ImportError> {
+async fn copy(
+    disk: &Disk,
+    source: Source,
+    resume: bool,
+    interrupt: &mut Signal,
+    progress: &mut Progress,
+) -> Result<u64, ImportError> {
+    let size = source.size();
     let (sender, mut pieces) = mpsc::channel::<Piece>(WINDOW);
     let reader = spawn_blocking(move || source.read_all(&mut |piece| sender.blocking_send(piece).is_ok()));
-    let mut interrupt = std::pin::pin!(tokio::signal::ctrl_c());
     // Those that are left when this ends early are given up.
     let mut under_way: JoinSet<Result<(u64, u64), ImportError>> = JoinSet::new();
     let (mut is_read, mut written) = (false, 0);
@@ -122,10 +133,14 @@ async fn copy(disk: &Disk, source: Source, resume: bool, progress: &mut Progress
                 progress.add(bytes);
                 written += were_written;
             }
-            _ = &mut interrupt => return Err(ImportError::Interrupted),
+            _ = interrupt.recv() => return Err(ImportError::Interrupted),
         }
     }
     reader.await??;
+    if resume {
+        let cleared = clear(disk, size, disk.size().saturating_sub(size)).await;
+        written += cleared.map_err(|source| ImportError::Volume { offset: size, source })?;
+    }
     disk.flush().await.map_err(|source| ImportError::Volume { offset: 0, source })?;
     Ok(written)
 }

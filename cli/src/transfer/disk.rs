@@ -83,6 +83,12 @@ impl Disk {
         Ok(Disk { inner: Arc::new(inner) })
     }
 
+    /// What a gateway is called that works on this disk: names of gateways are no longer than those of disks may be.
+    pub fn gateway_name(work: &str, name: &DiskName) -> String {
+        let name: String = name.to_string().chars().take(200).collect();
+        format!("{work}-{name}")
+    }
+
     /// Bytes.
     pub fn size(&self) -> u64 {
         self.inner.open.info().size
@@ -132,6 +138,10 @@ impl Disk {
     /// Waits for what is under way and gives the disk back.
     pub async fn detach(self) -> Result<(), CliError> {
         self.inner.gateway.shutdown().await;
+        if self.inner.open.is_fenced() {
+            // Somebody else has it by now, maybe by the same gateway's name.
+            return Ok(());
+        }
         let (name, gateway) = (self.inner.name.clone(), Some(self.inner.id.clone()));
         self.inner.control.ask(ControlRequest::Detach { name, gateway }).await.map(drop)
     }

@@ -12,9 +12,11 @@ pub use progress::Progress;
 pub use sink::{Sink, SinkError};
 pub use source::{Source, SourceError};
 
+use crate::error::CliError;
 use bytes::Bytes;
 use std::fmt;
 use std::str::FromStr;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// Bytes of a request at most.
 pub const PIECE_BYTES: u32 = 1 << 20;
@@ -22,6 +24,11 @@ pub const PIECE_BYTES: u32 = 1 << 20;
 pub const WINDOW: usize = 16;
 /// Zeroes of this length, aligned to it, are left out.
 const GRANULE: usize = 64 << 10;
+
+/// Ctrl-C, from now on: whatever the command has begun by then it ends in order.
+pub fn interrupts() -> Result<Signal, CliError> {
+    signal(SignalKind::interrupt()).map_err(|source| CliError::System { what: "cannot wait for Ctrl-C", source })
+}
 
 /// Of a disk, in order and without gaps.
 #[derive(Clone, Debug, PartialEq, Eq)]

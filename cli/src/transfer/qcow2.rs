@@ -12,6 +12,9 @@ const CLUSTER_BITS: std::ops::RangeInclusive<u32> = 9..=21;
 /// What QEMU takes: 32 MiB.
 const L1_ENTRIES_MAX: u32 = 32 << 17;
 const L2_OFFSET: u64 = 0x00ff_ffff_ffff_fe00;
+/// Of an entry of a second-level table.
+const COMPRESSED: u64 = 1 << 62;
+const SECTOR: u64 = 512;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Header {
@@ -26,7 +29,9 @@ pub struct Header {
 pub enum HeaderError {
     #[error("its header is damaged: {0}")]
     Damaged(&'static str),
-    #[error("its tables end at byte {needed}, the file at byte {has}")]
+    #[error("it uses {0}, which is not understood here")]
+    Unsupported(&'static str),
+    #[error("it reaches byte {needed}, the file ends at byte {has}")]
     Truncated { needed: u64, has: u64 },
     #[error(transparent)]
     Io(#[from] io::Error),
@@ -39,6 +44,21 @@ impl Header {
             return Err(HeaderError::Truncated { needed: HEADER_BYTES as u64, has: file_len });
         }
         file.read_exact_at(&mut bytes, 0)?;
+        let mut features = [0; 8];
+        if bytes[4..8] >= [0, 0, 0, 3][..] && file_len >= HEADER_BYTES as u64 + 8 {
+            file.read_exact_at(&mut features, HEADER_BYTES as u64)?;
+        }
+        let features = u64::from_be_bytes(features);
+        for (bit, what) in
+            [(0, "the mark of a writer that did not end well"), (3, "another compression"), (4, "extended tables")]
+        {
+            if features >> bit & 1 == 1 {
+                return Err(HeaderError::Unsupported(what));
+            }
+        }
+        if features >> 1 & 1 == 1 {
+            return Err(HeaderError::Damaged("it says so itself"));
+        }
         let u32_at = |at: usize| u32::from_be_bytes(bytes[at..at + 4].try_into().expect("four bytes"));
         let cluster_bits = u32_at(20);
         if !CLUSTER_BITS.contains(&cluster_bits) {
@@ -72,8 +92,25 @@ impl Header {
         is_inside(self.l1_offset, table.len() as u64)?;
         file.read_exact_at(&mut table, self.l1_offset)?;
         let (entries, _) = table.as_chunks::<8>();
-        let offsets = entries.iter().map(|entry| u64::from_be_bytes(*entry) & L2_OFFSET);
-        offsets.filter(|offset| *offset != 0).try_for_each(|offset| is_inside(offset, self.cluster))
+        let mut table = vec![0; usize::try_from(self.cluster).expect("2 MiB at most")];
+        for offset in entries.iter().map(|entry| u64::from_be_bytes(*entry) & L2_OFFSET).filter(|offset| *offset != 0) {
+            is_inside(offset, self.cluster)?;
+            file.read_exact_at(&mut table, offset)?;
+            let (entries, _) = table.as_chunks::<8>();
+            let entries = entries.iter().map(|entry| u64::from_be_bytes(*entry));
+            entries
+                .filter(|entry| entry & COMPRESSED != 0)
+                .try_for_each(|entry| is_inside(0, self.compressed_end(entry)))?;
+        }
+        Ok(())
+    }
+
+    /// Where the sectors of a compressed cluster end. A byte less, and it could not be told from one that is whole: what is missing would be
+    /// decompressed as zeroes. QEMU writes whole sectors.
+    fn compressed_end(&self, entry: u64) -> u64 {
+        let bits = 62 - (self.cluster.ilog2() - 8);
+        let (offset, more) = (entry & ((1 << bits) - 1), (entry & (COMPRESSED - 1)) >> bits);
+        (offset / SECTOR + more + 1) * SECTOR
     }
 
     /// Where the file ends at least if such a run of clusters is in it: of the last one only what was ever written need be there.

@@ -4,15 +4,19 @@ use super::{Content, ImageFormat, Piece, split_zeroes};
 use imago::file::File as ImageFile;
 use imago::qcow2::Qcow2;
 use imago::{DenyImplicitOpenGate, FormatAccess, FormatCreateBuilder, Storage, StorageCreateOptions};
+use rustix::fs::{CWD, RenameFlags};
 use std::fs::File;
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::{self, Write};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, FileTypeExt};
 use std::path::{Path, PathBuf};
 
 #[derive(Debug, thiserror::Error)]
 pub enum SinkError {
     #[error("{} is there already; --force replaces it", path.display())]
     Exists { path: PathBuf },
+    #[error("{} is neither a file nor a device", path.display())]
+    NoFile { path: PathBuf },
     #[error("only raw can go {to}")]
     StreamFormat { to: &'static str },
     #[error("cannot write {}", path.display())]
@@ -24,43 +28,62 @@ pub struct Sink {
     kind: Kind,
     /// The file that becomes `path`.
     partial: Option<PathBuf>,
+    replaces: bool,
 }
 
 enum Kind {
     Raw(File),
     Qcow2(Box<FormatAccess<ImageFile>>),
-    /// Standard output, or a device.
+    Device(File),
+    /// Standard output.
     Stream(Box<dyn Write + Send>),
 }
 
 impl Sink {
     /// For a disk of `size` bytes. `-` is standard output.
     pub fn create(path: &Path, format: ImageFormat, size: u64, force: bool) -> Result<Sink, SinkError> {
-        let stream = |to, writer: Box<dyn Write + Send>| match format {
+        let raw = |to, kind| match format {
             ImageFormat::Qcow2 => Err(SinkError::StreamFormat { to }),
-            ImageFormat::Raw => Ok(Sink { path: path.to_owned(), kind: Kind::Stream(writer), partial: None }),
+            ImageFormat::Raw => Ok(Sink { path: path.to_owned(), kind, partial: None, replaces: false }),
         };
         if path.as_os_str() == "-" {
-            return stream("to standard output", Box::new(io::stdout()));
+            return raw("to standard output", Kind::Stream(Box::new(io::stdout())));
         }
         let failed = |source| SinkError::Write { path: path.to_owned(), source };
         if let Ok(there) = std::fs::metadata(path) {
-            if !there.is_file() && !there.is_dir() {
+            let kind = there.file_type();
+            if kind.is_block_device() || kind.is_char_device() {
                 let device = File::options().write(true).open(path).map_err(failed)?;
-                return stream("to a device", Box::new(device));
+                return raw("to a device", Kind::Device(device));
+            }
+            if !kind.is_file() {
+                return Err(SinkError::NoFile { path: path.to_owned() });
             }
             if !force {
                 return Err(SinkError::Exists { path: path.to_owned() });
             }
         }
         let mut partial = path.as_os_str().to_owned();
-        partial.push(".partial");
+        let unlike_any = RandomState::new().build_hasher().finish();
+        partial.push(format!(".{unlike_any:016x}.partial"));
         let partial = PathBuf::from(partial);
-        match make(&partial, format, size) {
-            Ok(kind) => Ok(Sink { path: path.to_owned(), kind, partial: Some(partial) }),
-            Err(source) => {
-                let _ = std::fs::remove_file(&partial);
-                Err(SinkError::Write { path: partial, source })
+        // Nobody else's: what is there is not opened.
+        let file = File::options().write(true).create_new(true).open(&partial).map_err(failed)?;
+        let mut sink =
+            Sink { path: path.to_owned(), kind: Kind::Raw(file), partial: Some(partial.clone()), replaces: force };
+        sink.make(&partial, format, size).map_err(failed)?;
+        Ok(sink)
+    }
+
+    fn make(&mut self, partial: &Path, format: ImageFormat, size: u64) -> io::Result<()> {
+        match (&self.kind, format) {
+            (Kind::Raw(file), ImageFormat::Raw) => file.set_len(size),
+            _ => {
+                let storage = ImageFile::create_open(StorageCreateOptions::new().filename(partial).overwrite(true))?;
+                let image = Qcow2::<ImageFile>::create_builder(storage).size(size);
+                let image = image.create_open(DenyImplicitOpenGate::default(), |made| Ok(Qcow2::builder(made)))?;
+                self.kind = Kind::Qcow2(Box::new(FormatAccess::new(image)));
+                Ok(())
             }
         }
     }
@@ -73,6 +96,8 @@ impl Sink {
     fn write(&mut self, piece: Piece) -> io::Result<()> {
         match (&mut self.kind, piece.content) {
             (Kind::Raw(_) | Kind::Qcow2(_), Content::Zero(_)) => Ok(()),
+            (Kind::Device(out), Content::Zero(len)) => io::copy(&mut io::Read::take(io::repeat(0), len), out).map(drop),
+            (Kind::Device(out), Content::Data(data)) => out.write_all(&data),
             (Kind::Stream(out), Content::Zero(len)) => io::copy(&mut io::Read::take(io::repeat(0), len), out).map(drop),
             (Kind::Stream(out), Content::Data(data)) => out.write_all(&data),
             (Kind::Raw(file), Content::Data(data)) => {
@@ -96,7 +121,11 @@ impl Sink {
 
     /// Everything is there: on the medium, and by its name.
     pub fn finish(mut self) -> Result<(), SinkError> {
-        self.complete().map_err(|source| SinkError::Write { path: self.path.clone(), source })
+        let path = self.path.clone();
+        self.complete().map_err(|source| match source.kind() {
+            io::ErrorKind::AlreadyExists => SinkError::Exists { path },
+            _ => SinkError::Write { path, source },
+        })
     }
 
     fn complete(&mut self) -> io::Result<()> {
@@ -106,10 +135,13 @@ impl Sink {
                 image.flush()?;
                 image.sync()?;
             }
+            Kind::Device(out) if out.metadata()?.file_type().is_block_device() => out.sync_all()?,
+            Kind::Device(_) => {}
             Kind::Stream(out) => out.flush()?,
         }
         if let Some(partial) = &self.partial {
-            std::fs::rename(partial, &self.path)?;
+            let flags = if self.replaces { RenameFlags::empty() } else { RenameFlags::NOREPLACE };
+            rustix::fs::renameat_with(CWD, partial, CWD, &self.path, flags)?;
             self.partial = None;
             let folder = self.path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
             File::open(folder)?.sync_all()?;
@@ -122,22 +154,6 @@ impl Drop for Sink {
     fn drop(&mut self) {
         if let Some(partial) = &self.partial {
             let _ = std::fs::remove_file(partial);
-        }
-    }
-}
-
-fn make(path: &Path, format: ImageFormat, size: u64) -> io::Result<Kind> {
-    match format {
-        ImageFormat::Raw => {
-            let file = File::create(path)?;
-            file.set_len(size)?;
-            Ok(Kind::Raw(file))
-        }
-        ImageFormat::Qcow2 => {
-            let storage = ImageFile::create_open(StorageCreateOptions::new().filename(path).overwrite(true))?;
-            let image = Qcow2::<ImageFile>::create_builder(storage).size(size);
-            let image = image.create_open(DenyImplicitOpenGate::default(), |made| Ok(Qcow2::builder(made)))?;
-            Ok(Kind::Qcow2(Box::new(FormatAccess::new(image))))
         }
     }
 }
@@ -177,6 +193,15 @@ mod tests {
             source.read_all(&mut take).expect("read");
             assert!(found.into_iter().eq((1 << 20)..(1 << 20) + 100_000));
             drop(Sink::create(&path, format, 512, true).expect("made"));
+            let (mut late, mut first) = (
+                Sink::create(&folder.path().join("other"), format, 1 << 20, false).expect("made"),
+                Sink::create(&folder.path().join("other"), format, 1 << 20, false).expect("made"),
+            );
+            first.put(data(0, 1)).expect("written");
+            late.put(data(0, 2)).expect("written");
+            first.finish().expect("whole");
+            assert!(matches!(late.finish(), Err(SinkError::Exists { .. })), "what came meanwhile stays");
+            std::fs::remove_file(folder.path().join("other")).expect("there");
             let left: Vec<_> = std::fs::read_dir(folder.path()).expect("there").collect();
             assert_eq!(left.len(), 1, "what is given up leaves nothing, and the old file is there");
         }

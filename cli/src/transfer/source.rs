@@ -10,7 +10,7 @@ use imago::{DenyImplicitOpenGate, FormatAccess, FormatDriverBuilder, Mapping, St
 use rustix::fs::SeekFrom as HoleSeek;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, FileTypeExt};
 use std::path::{Path, PathBuf};
 
 #[derive(Debug, thiserror::Error)]
@@ -33,6 +33,10 @@ pub enum SourceError {
     NoQcow2 { path: PathBuf },
     #[error("{} is truncated: {detail}", path.display())]
     Truncated { path: PathBuf, detail: String },
+    #[error("{}: {detail}; `qemu-img convert` makes an image without it", path.display())]
+    Unsupported { path: PathBuf, detail: String },
+    #[error("{} is neither a file nor a block device; a pipe is read as `-`, with --size", path.display())]
+    NoFile { path: PathBuf },
     #[error("{} is damaged: {detail}", path.display())]
     Damaged { path: PathBuf, detail: String },
     #[error(
@@ -67,8 +71,16 @@ pub struct Source {
 
 enum Kind {
     Raw(File),
-    Qcow2 { image: Box<FormatAccess<ImageFile>>, header: Header, file_len: u64 },
-    Stream(Box<dyn Read + Send>),
+    Qcow2 {
+        image: Box<FormatAccess<ImageFile>>,
+        header: Header,
+        file_len: u64,
+    },
+    Stream {
+        from: Box<dyn Read + Send>,
+        /// Nobody said what it is.
+        looks: bool,
+    },
 }
 
 impl std::fmt::Debug for Kind {
@@ -76,7 +88,7 @@ impl std::fmt::Debug for Kind {
         f.write_str(match self {
             Kind::Raw(_) => "Raw",
             Kind::Qcow2 { .. } => "Qcow2",
-            Kind::Stream(_) => "Stream",
+            Kind::Stream { .. } => "Stream",
         })
     }
 }
@@ -88,10 +100,14 @@ impl Source {
             let size = size.ok_or(SourceError::NoSize)?;
             return match format {
                 Some(ImageFormat::Qcow2) => Err(SourceError::StreamFormat),
-                _ => Ok(Source::stream(Box::new(io::stdin()), size)),
+                _ => Ok(Source::stream(Box::new(io::stdin()), size, format.is_none())),
             };
         }
         let failed = |source| SourceError::Read { path: path.to_owned(), source };
+        let kind = std::fs::metadata(path).map_err(failed)?.file_type();
+        if !kind.is_file() && !kind.is_block_device() {
+            return Err(SourceError::NoFile { path: path.to_owned() });
+        }
         let mut file = File::open(path).map_err(failed)?;
         // Also of a block device.
         let len = file.seek(SeekFrom::End(0)).map_err(failed)?;
@@ -108,8 +124,9 @@ impl Source {
         }
     }
 
-    fn stream(from: Box<dyn Read + Send>, size: u64) -> Source {
-        Source { path: PathBuf::from("standard input"), size, format: ImageFormat::Raw, kind: Kind::Stream(from) }
+    fn stream(from: Box<dyn Read + Send>, size: u64, looks: bool) -> Source {
+        let kind = Kind::Stream { from, looks };
+        Source { path: PathBuf::from("standard input"), size, format: ImageFormat::Raw, kind }
     }
 
     /// Bytes.
@@ -140,37 +157,42 @@ impl Source {
         match kind {
             Kind::Raw(file) => read_raw(&path, &file, size, take),
             Kind::Qcow2 { image, header, file_len } => read_qcow2(&path, &image, &header, file_len, take),
-            Kind::Stream(from) => read_stream(from, size, take),
+            Kind::Stream { from, looks } => read_stream(&path, from, size, looks, take),
         }
     }
 }
 
+const FOREIGN: [(usize, &[u8], &str); 9] = [
+    (0, b"KDMV", "VMDK"),
+    (0, b"COWD", "VMDK"),
+    (0, b"# Disk DescriptorFile", "VMDK"),
+    (0x40, &[0x7f, 0x10, 0xda, 0xbe], "VDI"),
+    (0, b"vhdxfile", "VHDX"),
+    (0, b"conectix", "VHD"),
+    (0, b"QED\0", "QED"),
+    (0, b"WithoutFreeSpace", "Parallels"),
+    (0, b"WithouFreSpacExt", "Parallels"),
+];
+const PACKED: [(&[u8], &str); 6] = [
+    (&[0x1f, 0x8b], "gzip"),
+    (b"\xfd7zXZ\0", "xz"),
+    (&[0x28, 0xb5, 0x2f, 0xfd], "zstd"),
+    (b"BZh", "bzip2"),
+    (b"PK\x03\x04", "zip"),
+    (b"7z\xbc\xaf\x27\x1c", "7-Zip"),
+];
+
 /// By their first bytes, and the last 512 (VHD).
 fn detect(path: &Path, file: &File, len: u64) -> Result<ImageFormat, SourceError> {
-    const FOREIGN: [(usize, &[u8], &str); 9] = [
-        (0, b"KDMV", "VMDK"),
-        (0, b"COWD", "VMDK"),
-        (0, b"# Disk DescriptorFile", "VMDK"),
-        (0x40, &[0x7f, 0x10, 0xda, 0xbe], "VDI"),
-        (0, b"vhdxfile", "VHDX"),
-        (0, b"conectix", "VHD"),
-        (0, b"QED\0", "QED"),
-        (0, b"WithoutFreeSpace", "Parallels"),
-        (0, b"WithouFreSpacExt", "Parallels"),
-    ];
-    const PACKED: [(&[u8], &str); 6] = [
-        (&[0x1f, 0x8b], "gzip"),
-        (b"\xfd7zXZ\0", "xz"),
-        (&[0x28, 0xb5, 0x2f, 0xfd], "zstd"),
-        (b"BZh", "bzip2"),
-        (b"PK\x03\x04", "zip"),
-        (b"7z\xbc\xaf\x27\x1c", "7-Zip"),
-    ];
     let failed = |source| SourceError::Read { path: path.to_owned(), source };
     let mut head = vec![0; usize::try_from(len.min(512)).expect("small")];
     file.read_exact_at(&mut head, 0).map_err(failed)?;
     let mut tail = head.clone();
     file.read_exact_at(&mut tail, len - head.len() as u64).map_err(failed)?;
+    look_at(path, &head, &tail)
+}
+
+fn look_at(path: &Path, head: &[u8], tail: &[u8]) -> Result<ImageFormat, SourceError> {
     if head.starts_with(&qcow2::MAGIC) {
         return match head.get(4..8) {
             Some([0, 0, 0, 1]) => Err(SourceError::Foreign { path: path.to_owned(), format: "qcow (version 1)" }),
@@ -205,6 +227,9 @@ fn open_qcow2(path: &Path, file: &File, file_len: u64) -> Result<Source, SourceE
         Err(error @ HeaderError::Truncated { .. }) => {
             return Err(SourceError::Truncated { path, detail: error.to_string() });
         }
+        Err(error @ HeaderError::Unsupported(_)) => {
+            return Err(SourceError::Unsupported { path, detail: error.to_string() });
+        }
         Err(error @ HeaderError::Damaged(_)) => return Err(SourceError::Damaged { path, detail: error.to_string() }),
     };
     if header.is_encrypted {
@@ -216,7 +241,7 @@ fn open_qcow2(path: &Path, file: &File, file_len: u64) -> Result<Source, SourceE
         Qcow2::<ImageFile>::builder(storage).backing(None).data_file(None).open(DenyImplicitOpenGate::default());
     let image = image.map_err(|error| SourceError::Damaged { path: path.clone(), detail: error.to_string() })?;
     if let Some(backing) = image.implicit_backing_file() {
-        return Err(SourceError::Backing { path, backing: backing.clone() });
+        return Err(SourceError::Backing { path, backing: backing.escape_debug().to_string() });
     }
     if image.requires_external_data_file() {
         return Err(SourceError::External { path });
@@ -340,17 +365,25 @@ fn next_data(file: &File, at: u64, size: u64) -> std::ops::Range<u64> {
 }
 
 fn read_stream(
+    path: &Path,
     mut from: Box<dyn Read + Send>,
     size: u64,
+    looks: bool,
     take: &mut dyn FnMut(Piece) -> bool,
 ) -> Result<(), SourceError> {
-    let failed = |source| SourceError::Read { path: PathBuf::from("standard input"), source };
+    let failed = |source| SourceError::Read { path: path.to_owned(), source };
     let mut at = 0;
     while at < size {
         let len = (size - at).min(u64::from(PIECE_BYTES));
         let mut buffer = Vec::with_capacity(usize::try_from(len).expect("a piece"));
         (&mut from).take(len).read_to_end(&mut buffer).map_err(failed)?;
         let got = buffer.len() as u64;
+        if at == 0 && looks {
+            let head = &buffer[..buffer.len().min(512)];
+            if look_at(path, head, head)? == ImageFormat::Qcow2 {
+                return Err(SourceError::StreamFormat);
+            }
+        }
         if got < len {
             return Err(SourceError::Short { wanted: size, got: at + got });
         }
@@ -410,10 +443,12 @@ mod tests {
 
     #[test]
     fn a_stream_that_is_shorter_or_longer_than_it_should_be_is_refused() {
-        let of = |len: usize, size| all(Source::stream(Box::new(Cursor::new(vec![1; len])), size));
+        let of = |len: usize, size| all(Source::stream(Box::new(Cursor::new(vec![1; len])), size, true));
         assert_eq!(of(1000, 1000).expect("whole").len(), 1);
         assert!(matches!(of(999, 1000), Err(SourceError::Short { wanted: 1000, got: 999 })));
         assert!(matches!(of(1001, 1000), Err(SourceError::Long { wanted: 1000 })));
+        let image = Source::stream(Box::new(Cursor::new(qcow2_image())), 5 << 16, true);
+        assert!(matches!(all(image), Err(SourceError::StreamFormat)));
         assert!(matches!(Source::open(Path::new("-"), None, None), Err(SourceError::NoSize)));
     }
 
@@ -468,6 +503,17 @@ mod tests {
             let error = Source::open(file.path(), None, None).expect_err("refused");
             assert!(matches!(error, SourceError::Truncated { .. }), "{len}: {error}");
         }
+    }
+
+    #[test]
+    fn a_compressed_cluster_that_is_cut_off_is_refused_by_a_byte() {
+        // One sector and another from 4 clusters on: 54 bits of offset for clusters of 64 KiB.
+        let mut image = qcow2_image();
+        image[3 << 16..(3 << 16) + 8].copy_from_slice(&(4u64 << 16 | 1 << 54 | 1 << 62).to_be_bytes());
+        image.truncate((4 << 16) + 1024);
+        let error = |bytes: &[u8]| Source::open(file_of(bytes).path(), None, None).err();
+        assert!(error(&image).is_none());
+        assert!(matches!(error(&image[..image.len() - 1]), Some(SourceError::Truncated { .. })));
     }
 
     #[test]

@@ -154,6 +154,10 @@ fn an_import_that_was_killed_goes_on() {
         .expect("made");
     cluster.ok(&["volume", "import", &other, "v", "--resume"]);
     assert_holds(&cluster, "v", &other);
+    let short = path(&cluster, "short.raw");
+    std::fs::write(&short, &bytes[..1 << 20]).expect("made");
+    cluster.ok(&["volume", "import", &short, "v", "--resume", "--size", &bytes.len().to_string()]);
+    assert_holds(&cluster, "v", &short);
 }
 
 #[test]
