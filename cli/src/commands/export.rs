@@ -88,7 +88,7 @@ async fn copy(
     progress: &mut Progress,
 ) -> Result<u64, ExportError> {
     let (sender, mut pieces) = mpsc::channel::<Piece>(WINDOW);
-    let writer = spawn_blocking(move || {
+    let mut writer = spawn_blocking(move || {
         while let Some(piece) = pieces.blocking_recv() {
             sink.put(piece)?;
         }
@@ -98,15 +98,22 @@ async fn copy(
         read = read_all(disk, sender, progress) => read,
         _ = interrupt.recv() => Err(ExportError::Interrupted),
     };
-    if matches!(read, Err(ExportError::Interrupted)) {
+    let ended = match read {
+        Err(ExportError::Interrupted) => None,
+        _ => tokio::select! {
+            ended = &mut writer => Some(ended),
+            _ = interrupt.recv() => None,
+        },
+    };
+    let Some(ended) = ended else {
         // Where it writes to may take nothing for ever. What it has made is gone when it ends in time.
         return match tokio::time::timeout(WRITER_PATIENCE, writer).await {
             Ok(Ok(Err(error))) => Err(error.into()),
             _ => Err(ExportError::Interrupted),
         };
-    }
-    // The sender is gone, so the writer ends; what it met comes first, since the reader then met only that.
-    let sink = writer.await??;
+    };
+    // What it met comes first, since the reader then met only that.
+    let sink = ended??;
     let data = read?;
     spawn_blocking(move || sink.finish()).await??;
     Ok(data)
