@@ -4,7 +4,7 @@ use crate::args::ExportArgs;
 use crate::control::Control;
 use crate::error::{CliError, reasons};
 use crate::output::{Output, note};
-use crate::transfer::{Content, Disk, PIECE_BYTES, Piece, Progress, Sink, SinkError, WINDOW, interrupts};
+use crate::transfer::{Content, CopyError, Disk, PIECE_BYTES, Piece, Progress, Sink, SinkError, WINDOW, interrupts};
 use ashlar_types::control::AttachMode;
 use ashlar_types::{BlockError, format_bytes};
 use serde_json::json;
@@ -12,30 +12,17 @@ use std::collections::VecDeque;
 use std::time::Duration;
 use tokio::signal::unix::Signal;
 use tokio::sync::mpsc;
-use tokio::task::{JoinError, JoinHandle, spawn_blocking};
+use tokio::task::{JoinHandle, spawn_blocking};
 
 /// How long an interrupted command waits for what it writes to.
 const WRITER_PATIENCE: Duration = Duration::from_secs(2);
 /// How much is asked about at a time.
 const EXTENTS_BYTES: u64 = 1 << 30;
 
-/// Why a copy ended early.
-#[derive(Debug, thiserror::Error)]
-pub enum ExportError {
-    #[error(transparent)]
-    Sink(#[from] SinkError),
-    #[error("at byte {offset}")]
-    Volume { offset: u64, source: BlockError },
-    #[error("interrupted")]
-    Interrupted,
-    #[error("our own bug")]
-    Task(#[from] JoinError),
-}
-
 pub async fn run(control: &Control, args: ExportArgs) -> Result<Output, CliError> {
     let format = args.format();
     let ExportArgs { disk: name, file, force, .. } = args;
-    let failed = |error: ExportError| CliError::Export { name: name.to_string(), reason: reasons(&error) };
+    let failed = |error: CopyError| CliError::Export { name: name.to_string(), reason: reasons(&error) };
     let mut interrupt = interrupts()?;
     let mode = if name.snapshot.is_some() { AttachMode::Shared } else { AttachMode::Exclusive };
     let disk = Disk::attach(
@@ -49,7 +36,7 @@ pub async fn run(control: &Control, args: ExportArgs) -> Result<Output, CliError
     let mut progress = Progress::new(format!("exporting {name}"), disk.size());
     let (to, size) = (file.clone(), disk.size());
     let sink = spawn_blocking(move || Sink::create(&to, format, size, force)).await;
-    let copied = match sink.map_err(ExportError::from).and_then(|made| Ok(made?)) {
+    let copied = match sink.map_err(CopyError::from).and_then(|made| Ok(made?)) {
         Ok(sink) => copy(&disk, sink, &mut interrupt, &mut progress).await,
         Err(error) => Err(error),
     };
@@ -81,12 +68,7 @@ enum Next {
 }
 
 /// Gives the bytes that are not surely zero.
-async fn copy(
-    disk: &Disk,
-    mut sink: Sink,
-    interrupt: &mut Signal,
-    progress: &mut Progress,
-) -> Result<u64, ExportError> {
+async fn copy(disk: &Disk, mut sink: Sink, interrupt: &mut Signal, progress: &mut Progress) -> Result<u64, CopyError> {
     let (sender, mut pieces) = mpsc::channel::<Piece>(WINDOW);
     let mut writer = spawn_blocking(move || {
         while let Some(piece) = pieces.blocking_recv() {
@@ -96,10 +78,10 @@ async fn copy(
     });
     let read = tokio::select! {
         read = read_all(disk, sender, progress) => read,
-        _ = interrupt.recv() => Err(ExportError::Interrupted),
+        _ = interrupt.recv() => Err(CopyError::Interrupted),
     };
     let ended = match read {
-        Err(ExportError::Interrupted) => None,
+        Err(CopyError::Interrupted) => None,
         _ => tokio::select! {
             ended = &mut writer => Some(ended),
             _ = interrupt.recv() => None,
@@ -109,7 +91,7 @@ async fn copy(
         // Where it writes to may take nothing for ever. What it has made is gone when it ends in time.
         return match tokio::time::timeout(WRITER_PATIENCE, writer).await {
             Ok(Ok(Err(error))) => Err(error.into()),
-            _ => Err(ExportError::Interrupted),
+            _ => Err(CopyError::Interrupted),
         };
     };
     // What it met comes first, since the reader then met only that.
@@ -119,12 +101,12 @@ async fn copy(
     Ok(data)
 }
 
-async fn read_all(disk: &Disk, sender: mpsc::Sender<Piece>, progress: &mut Progress) -> Result<u64, ExportError> {
+async fn read_all(disk: &Disk, sender: mpsc::Sender<Piece>, progress: &mut Progress) -> Result<u64, CopyError> {
     let (mut at, size, mut data_bytes) = (0, disk.size(), 0);
     let mut queue = Queue { under_way: VecDeque::new(), sender, progress };
     while at < size {
         let extents = disk.extents(at, (size - at).min(EXTENTS_BYTES)).await;
-        for extent in extents.map_err(|source| ExportError::Volume { offset: at, source })? {
+        for extent in extents.map_err(|source| CopyError::Volume { offset: at, source })? {
             let end = at + extent.len;
             if extent.zero {
                 queue.push(Next::Zero { offset: at, len: extent.len }).await?;
@@ -155,7 +137,7 @@ struct Queue<'a> {
 }
 
 impl Queue<'_> {
-    async fn push(&mut self, next: Next) -> Result<(), ExportError> {
+    async fn push(&mut self, next: Next) -> Result<(), CopyError> {
         self.under_way.push_back(next);
         if self.under_way.len() > WINDOW
             && let Some(first) = self.under_way.pop_front()
@@ -165,17 +147,17 @@ impl Queue<'_> {
         Ok(())
     }
 
-    async fn hand_out(&mut self, next: Next) -> Result<(), ExportError> {
+    async fn hand_out(&mut self, next: Next) -> Result<(), CopyError> {
         let piece = match next {
             Next::Zero { offset, len } => Piece { offset, content: Content::Zero(len) },
             Next::Read { offset, data } => {
-                let data = data.await?.map_err(|source| ExportError::Volume { offset, source })?;
+                let data = data.await?.map_err(|source| CopyError::Volume { offset, source })?;
                 Piece { offset, content: Content::Data(data) }
             }
         };
         let len = piece.len();
         // The writer has ended: it says why.
-        self.sender.send(piece).await.map_err(|_| ExportError::Interrupted)?;
+        self.sender.send(piece).await.map_err(|_| CopyError::Interrupted)?;
         self.progress.add(len);
         Ok(())
     }

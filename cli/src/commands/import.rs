@@ -4,43 +4,30 @@ use crate::args::ImportArgs;
 use crate::control::Control;
 use crate::error::{CliError, reasons};
 use crate::output::Output;
-use crate::transfer::{Content, Disk, PIECE_BYTES, Piece, Progress, Source, SourceError, WINDOW, interrupts};
+use crate::transfer::{
+    Content, CopyError, Disk, PIECE_BYTES, Piece, Progress, Source, SourceError, WINDOW, interrupts,
+};
 use ashlar_types::control::{AttachMode, ControlReply, ControlRequest};
 use ashlar_types::{BlockError, DiskName, Name, format_bytes};
 use serde_json::json;
 use tokio::signal::unix::Signal;
 use tokio::sync::mpsc;
-use tokio::task::{JoinError, JoinSet, spawn_blocking};
+use tokio::task::{JoinSet, spawn_blocking};
 
-/// Why a copy ended early.
-#[derive(Debug, thiserror::Error)]
-pub enum ImportError {
-    #[error(transparent)]
-    Source(#[from] SourceError),
-    #[error("at byte {offset}")]
-    Volume { offset: u64, source: BlockError },
-    #[error("interrupted")]
-    Interrupted,
-    #[error("our own bug")]
-    Task(#[from] JoinError),
-}
-
-impl ImportError {
-    /// Whether trying again can't help: then nothing is left of the volume.
-    fn is_final(&self) -> bool {
-        matches!(self, ImportError::Source(_) | ImportError::Volume { source: BlockError::NoSpace, .. })
-    }
+/// Whether trying again can't help: then nothing is left of the volume.
+fn is_final(error: &CopyError) -> bool {
+    matches!(error, CopyError::Source(_) | CopyError::Volume { source: BlockError::NoSpace, .. })
 }
 
 pub async fn run(control: &Control, args: ImportArgs) -> Result<Output, CliError> {
     let ImportArgs { file, name, size: wanted, pool, format, resume } = args;
-    let failed = |error: &ImportError, what_now: String| {
+    let failed = |error: &CopyError, what_now: String| {
         let (name, reason) = (name.clone(), reasons(error));
         CliError::Import { name, reason, what_now }
     };
     let mut interrupt = interrupts()?;
     let from = file;
-    let source = spawn_blocking(move || Source::open(&from, format, wanted)).await.map_err(ImportError::from);
+    let source = spawn_blocking(move || Source::open(&from, format, wanted)).await.map_err(CopyError::from);
     let source = source.and_then(|opened| Ok(opened?)).map_err(|error| failed(&error, String::new()))?;
     let size = source.check_size(wanted).map_err(|error| failed(&error.into(), String::new()))?;
     if resume {
@@ -59,13 +46,13 @@ pub async fn run(control: &Control, args: ImportArgs) -> Result<Output, CliError
             return Err(error);
         }
     };
-    let mut progress = Progress::new(format!("importing {name}"), source.size());
+    let mut progress = Progress::new(format!("importing {name}"), disk.size());
     let (format, copied) = (source.format(), copy(&disk, source, resume, &mut interrupt, &mut progress).await);
     progress.end();
     let detached = disk.detach().await;
     let written = match copied {
         Ok(written) => written,
-        Err(error) if error.is_final() && !resume => {
+        Err(error) if is_final(&error) && !resume => {
             let what_now = undo(control, &name).await;
             return Err(failed(&error, what_now));
         }
@@ -115,12 +102,17 @@ async fn copy(
     resume: bool,
     interrupt: &mut Signal,
     progress: &mut Progress,
-) -> Result<u64, ImportError> {
-    let size = source.size();
+) -> Result<u64, CopyError> {
+    let behind = Piece { offset: source.size(), content: Content::Zero(disk.size().saturating_sub(source.size())) };
     let (sender, mut pieces) = mpsc::channel::<Piece>(WINDOW);
-    let reader = spawn_blocking(move || source.read_all(&mut |piece| sender.blocking_send(piece).is_ok()));
+    let reader = spawn_blocking(move || {
+        source.read_all(&mut |piece| sender.blocking_send(piece).is_ok())?;
+        // Nobody takes it: why, is known there.
+        let _ = sender.blocking_send(behind);
+        Ok::<(), SourceError>(())
+    });
     // Those that are left when this ends early are given up.
-    let mut under_way: JoinSet<Result<(u64, u64), ImportError>> = JoinSet::new();
+    let mut under_way: JoinSet<Result<(u64, u64), CopyError>> = JoinSet::new();
     let (mut is_read, mut written) = (false, 0);
     while !is_read || !under_way.is_empty() {
         tokio::select! {
@@ -133,22 +125,18 @@ async fn copy(
                 progress.add(bytes);
                 written += were_written;
             }
-            _ = interrupt.recv() => return Err(ImportError::Interrupted),
+            _ = interrupt.recv() => return Err(CopyError::Interrupted),
         }
     }
     reader.await??;
-    if resume {
-        let cleared = clear(disk, size, disk.size().saturating_sub(size)).await;
-        written += cleared.map_err(|source| ImportError::Volume { offset: size, source })?;
-    }
-    disk.flush().await.map_err(|source| ImportError::Volume { offset: 0, source })?;
+    disk.flush().await.map_err(|source| CopyError::Volume { offset: 0, source })?;
     Ok(written)
 }
 
 /// Gives the bytes that are done, and how many of them were written.
-async fn put(disk: Disk, piece: Piece, resume: bool) -> Result<(u64, u64), ImportError> {
+async fn put(disk: Disk, piece: Piece, resume: bool) -> Result<(u64, u64), CopyError> {
     let (offset, len) = (piece.offset, piece.len());
-    let failed = |source| ImportError::Volume { offset, source };
+    let failed = |source| CopyError::Volume { offset, source };
     let written = match piece.content {
         // A volume that was just made reads as zeroes.
         Content::Zero(_) if !resume => 0,

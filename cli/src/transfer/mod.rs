@@ -13,10 +13,12 @@ pub use sink::{Sink, SinkError};
 pub use source::{Source, SourceError};
 
 use crate::error::CliError;
+use ashlar_types::BlockError;
 use bytes::Bytes;
 use std::fmt;
 use std::str::FromStr;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::task::JoinError;
 
 /// Bytes of a request at most.
 pub const PIECE_BYTES: u32 = 1 << 20;
@@ -24,6 +26,21 @@ pub const PIECE_BYTES: u32 = 1 << 20;
 pub const WINDOW: usize = 16;
 /// Zeroes of this length, aligned to it, are left out.
 const GRANULE: usize = 64 << 10;
+
+/// Why a copy ended early.
+#[derive(Debug, thiserror::Error)]
+pub enum CopyError {
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    #[error(transparent)]
+    Sink(#[from] SinkError),
+    #[error("at byte {offset}")]
+    Volume { offset: u64, source: BlockError },
+    #[error("interrupted")]
+    Interrupted,
+    #[error("our own bug")]
+    Task(#[from] JoinError),
+}
 
 /// Ctrl-C, from now on: whatever the command has begun by then it ends in order.
 pub fn interrupts() -> Result<Signal, CliError> {

@@ -5,6 +5,7 @@ use imago::file::File as ImageFile;
 use imago::qcow2::Qcow2;
 use imago::{DenyImplicitOpenGate, FormatAccess, FormatCreateBuilder, Storage, StorageCreateOptions};
 use rustix::fs::{CWD, RenameFlags};
+use rustix::io::Errno;
 use std::fs::File;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::{self, Write};
@@ -96,10 +97,8 @@ impl Sink {
     fn write(&mut self, piece: Piece) -> io::Result<()> {
         match (&mut self.kind, piece.content) {
             (Kind::Raw(_) | Kind::Qcow2(_), Content::Zero(_)) => Ok(()),
-            (Kind::Device(out), Content::Zero(len)) => io::copy(&mut io::Read::take(io::repeat(0), len), out).map(drop),
-            (Kind::Device(out), Content::Data(data)) => out.write_all(&data),
-            (Kind::Stream(out), Content::Zero(len)) => io::copy(&mut io::Read::take(io::repeat(0), len), out).map(drop),
-            (Kind::Stream(out), Content::Data(data)) => out.write_all(&data),
+            (Kind::Device(out), content) => write_on(out, content),
+            (Kind::Stream(out), content) => write_on(out, content),
             (Kind::Raw(file), Content::Data(data)) => {
                 for part in split_zeroes(piece.offset, &data) {
                     if let Content::Data(data) = part.content {
@@ -141,12 +140,24 @@ impl Sink {
         }
         if let Some(partial) = &self.partial {
             let flags = if self.replaces { RenameFlags::empty() } else { RenameFlags::NOREPLACE };
-            rustix::fs::renameat_with(CWD, partial, CWD, &self.path, flags)?;
+            match rustix::fs::renameat_with(CWD, partial, CWD, &self.path, flags) {
+                // Not every file system can do that without replacing (NFS). Nothing was there at the beginning.
+                Err(Errno::INVAL | Errno::NOSYS) => std::fs::rename(partial, &self.path)?,
+                done => done?,
+            }
             self.partial = None;
             let folder = self.path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
             File::open(folder)?.sync_all()?;
         }
         Ok(())
+    }
+}
+
+/// Behind what was written before.
+fn write_on(out: &mut impl Write, content: Content) -> io::Result<()> {
+    match content {
+        Content::Zero(len) => io::copy(&mut io::Read::take(io::repeat(0), len), out).map(drop),
+        Content::Data(data) => out.write_all(&data),
     }
 }
 
