@@ -191,6 +191,26 @@ pub struct Space {
     pub recovery: u64,
 }
 
+/// What the used blocks of the disk hold, in blocks of 4096 bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Accounting {
+    /// Superblocks and log.
+    pub fixed: u64,
+    /// Index, directory and checkpoint.
+    pub index: u64,
+    /// Data of layers; of a block that was overwritten or dropped, until a checkpoint, the old one too.
+    pub data: u64,
+    /// The rest: undecided writes, and what is about to be free.
+    pub garbage: u64,
+}
+
+impl Accounting {
+    /// In use.
+    pub fn used(&self) -> u64 {
+        self.fixed + self.index + self.data + self.garbage
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum StoreError {
     #[error("{op} of {len} bytes at {at} failed: {source}; the disk is taken out of service")]

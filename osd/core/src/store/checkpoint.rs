@@ -226,7 +226,7 @@ impl Checkpoint {
                     if self.window.is_empty() && !self.fill_with_purged(cx) {
                         self.step = Step::Leaves;
                     } else if self.loading == 0 {
-                        self.purge_window();
+                        self.purge_window(cx.state);
                     }
                 }
                 Step::Leaves => {
@@ -349,17 +349,22 @@ impl Checkpoint {
         let mem = cx.state.pgs.get(pg).expect("its delta is there");
         let delta: &Delta = mem.frozen.get(&(*chunk, *quarter)).expect("it stays until the checkpoint ends");
         let mut slots = base(page.as_ref());
+        let mut replaced = 0;
         for (block, slot) in delta.iter() {
             if let Some(freed) = slots[usize::from(block)].addr() {
                 release(&mut self.freed, freed);
+                replaced += 1;
             }
             slots[usize::from(block)] = slot;
         }
         let place = PagePlace { chunk: *chunk, quarter: *quarter, checkpoint: self.number };
         IndexPage { place, slots }.encode(cx.identity, out);
-        if !old.is_none() {
+        if old.is_none() {
+            cx.state.counts.add_page();
+        } else {
             self.freed_pages.push(old.addr());
         }
+        cx.state.counts.add(chunk.layer, -replaced);
         let (leaf, at) = self.place_of(*pg, *chunk);
         let entry = &mut Arc::make_mut(&mut self.snapshot[leaf].updated)[at];
         entry.pages[usize::from(*quarter)] = PageRef::new(addr, self.number);
@@ -370,11 +375,17 @@ impl Checkpoint {
     }
 
     /// Learns what blocks dropped chunks had.
-    fn purge_window(&mut self) {
+    fn purge_window(&mut self, state: &mut State) {
         for wanted in std::mem::take(&mut self.window) {
             let slots = base(wanted.page.as_ref());
             let left = (0..=u8::MAX).zip(slots.iter()).filter(|(block, _)| !wanted.kept.has(*block));
-            left.filter_map(|(_, slot)| slot.addr()).for_each(|addr| release(&mut self.freed, addr));
+            let mut dropped = 0;
+            for addr in left.filter_map(|(_, slot)| slot.addr()) {
+                release(&mut self.freed, addr);
+                dropped += 1;
+            }
+            state.counts.add(wanted.chunk.layer, -dropped);
+            state.counts.remove_page();
             self.freed_pages.push(wanted.old.addr());
         }
     }

@@ -54,6 +54,8 @@ pub(super) struct Delta {
     slots: Vec<Slot>,
     /// Those whose data a merge took over from a page, not from a delta.
     borrowed: Option<Box<BlockSet>>,
+    /// How many of the slots have data.
+    present: u16,
 }
 
 impl Delta {
@@ -96,6 +98,11 @@ impl Delta {
         blocks.zip(self.slots.iter().copied())
     }
 
+    /// Blocks that have data.
+    pub(super) fn present(&self) -> u16 {
+        self.present
+    }
+
     pub(super) fn memory_bytes(&self) -> usize {
         self.slots.capacity() * size_of::<Slot>()
     }
@@ -105,8 +112,10 @@ impl Delta {
         let begin = self.rank(first);
         let mut at = begin;
         for (block, slot) in (first..=u8::MAX).zip(new) {
+            self.present += u16::from(slot.addr().is_some());
             if self.has(block) {
                 let old = std::mem::replace(&mut self.slots[at], slot);
+                self.present -= u16::from(old.addr().is_some());
                 self.free(block, old, freed);
                 self.borrowed.iter_mut().for_each(|set| set.remove(block));
             } else {
@@ -151,6 +160,7 @@ mod tests {
             }
             assert_eq!(delta.set(first, new.into_iter(), &mut freed) as u64, count);
             assert!(delta.iter().eq(map.iter().map(|(block, slot)| (*block, *slot))));
+            assert_eq!(usize::from(delta.present()), map.values().filter(|slot| slot.addr().is_some()).count());
         }
         assert!((0..=u8::MAX).all(|block| delta.get(block) == map.get(&block).copied()));
         assert!(freed.released.iter().flat_map(|run| run.blocks()).eq(expected));

@@ -256,6 +256,7 @@ impl State {
             let is_here = |m: &&MovedBlock| usize::from(m.block.0) / SLOTS == usize::from(quarter);
             let lower = mem.active.remove(&(below, quarter));
             self.active_pages -= usize::from(lower.is_some());
+            self.counts.add(below.layer, -i64::from(lower.as_ref().map_or(0, Delta::present)));
             let (mut taken, mut kept) = (BlockSet::default(), BlockSet::default());
             for moved in moved.iter().filter(is_here) {
                 let block = (usize::from(moved.block.0) % SLOTS) as u8;
@@ -264,6 +265,7 @@ impl State {
                     Some(delta) => delta.is_borrowed(block),
                     None => {
                         kept.insert(block);
+                        self.counts.add(below.layer, -i64::from(moved.data.is_some()));
                         true
                     }
                 };
@@ -275,7 +277,9 @@ impl State {
                     self.active_pages += 1;
                     Delta::default()
                 });
+                let before = delta.present();
                 delta.take_over(block, slot, is_borrowed, &mut self.freed);
+                self.counts.add(upper.layer, i64::from(delta.present()) - i64::from(before));
             }
             if let Some(delta) = lower {
                 delta.iter().filter(|(b, _)| !taken.has(*b)).for_each(|(b, s)| delta.free(b, s, &mut self.freed));

@@ -14,6 +14,7 @@ pub mod inspect;
 mod allocator;
 mod cache;
 mod checkpoint;
+mod counts;
 mod delta;
 mod device;
 mod directory;
@@ -39,9 +40,10 @@ use crate::format::{BlockAddr, Identity, PAGE_BYTES};
 use crate::policy::{Honest, Policy};
 use crate::{Action, DiskOp, DiskResult, IoId};
 use api::{
-    ChunkVersions, PgState, PreparedWrite, ReadKind, Space, StoreConfig, StoreError, StoreEvent, StoreOp, Token,
+    Accounting, ChunkVersions, PgState, PreparedWrite, ReadKind, Space, StoreConfig, StoreError, StoreEvent, StoreOp,
+    Token,
 };
-use ashlar_types::{BlockRange, ChunkId, Crc, PgId, Version};
+use ashlar_types::{BlockRange, ChunkId, Crc, LayerId, PgId, Version};
 use ashlar_wire::{RetryId, WriteMeta};
 use bytes::Bytes;
 use cache::PageCache;
@@ -447,6 +449,24 @@ impl<P: Policy> Store<P> {
         }
     }
 
+    /// What the used space holds.
+    pub fn accounting(&self) -> Accounting {
+        match &self.phase {
+            Phase::Running(running) => running.accounting(&self.state),
+            Phase::New | Phase::Mounting(_) | Phase::Failed => Accounting::default(),
+        }
+    }
+
+    /// Blocks of data that a layer has here, over all PGs. Of those that were overwritten since the last checkpoint, both count.
+    pub fn layer_blocks(&self, layer: LayerId) -> u64 {
+        self.state.counts.of(layer)
+    }
+
+    /// All layers that have data here, in order, those behind `after`.
+    pub fn layers(&self, after: Option<LayerId>) -> impl Iterator<Item = (LayerId, u64)> {
+        self.state.counts.iter_after(after)
+    }
+
     /// Whether a discard may make so many index pages due without space for them: they replace others when the checkpoint ends.
     pub fn has_reserve_for(&self, pages: u64) -> bool {
         match &self.phase {
@@ -493,6 +513,11 @@ impl<P: Policy> Store<P> {
             running.log.assert_invariants();
             for addr in self.state.blocks_in_memory() {
                 assert!(!running.space.allocator.is_free(addr), "A1: {addr} is in use and free");
+            }
+            // Of damaged pages nobody knows what they named.
+            if self.is_idle() && self.device.stats.bad_pages == 0 {
+                let Accounting { garbage, .. } = self.accounting();
+                assert_eq!(garbage, self.state.blocks_in_no_layer(), "N1: {:?}", self.accounting());
             }
         }
     }

@@ -7,6 +7,7 @@ use super::allocator::Allocator;
 use super::api::{MountReport, StoreConfig, StoreError};
 use super::cache::{CachedPage, PageCache};
 use super::checkpoint::Root;
+use super::counts::Counts;
 use super::device::{Device, Purpose};
 use super::directory::Stored;
 use super::log::{Log, LogPoint};
@@ -94,6 +95,8 @@ pub(super) struct Mount {
     scan_after: Option<(PgId, ChunkId)>,
     scan_done: bool,
     wanted: Vec<WantedPage>,
+    /// Of what the index pages name.
+    counts: Counts,
     report: MountReport,
     wants_checkpoint: bool,
 }
@@ -130,6 +133,7 @@ impl Mount {
             scan_after: None,
             scan_done: false,
             wanted: Vec::new(),
+            counts: Counts::default(),
             report: MountReport::default(),
             wants_checkpoint: false,
         };
@@ -412,10 +416,12 @@ impl Mount {
             };
             let allocator = self.allocator.as_mut().expect("it was made before");
             take(allocator, wanted.page.addr())?;
+            self.counts.add_page();
             let page = match IndexPage::decode(&bytes, cx.identity(), place) {
                 Ok(page) => {
                     for addr in page.slots.iter().filter_map(|slot| slot.addr()) {
                         take(allocator, addr)?;
+                        self.counts.add(wanted.chunk.layer, 1);
                     }
                     CachedPage::Good(bytes)
                 }
@@ -453,6 +459,7 @@ impl Mount {
         // The allocator was made from what is named now; what replay freed is free already.
         cx.state.freed.clear();
         cx.state.purge.clear();
+        cx.state.count_anew(std::mem::take(&mut self.counts));
         let pending = Pending {
             report: std::mem::take(&mut self.report),
             wants_checkpoint: self.wants_checkpoint,

@@ -1,6 +1,7 @@
 //! Replay: the checkpoint and then the log's records, applied; and the judgement of data that was never known to be flushed (M3).
 
 use super::api::{PreparedWrite, StoreError};
+use super::counts::Counts;
 use super::directory::Directory;
 use super::log_scan::{LogScan, Ring};
 use super::state::{PgMem, PreparedEntry, State, pages_of};
@@ -74,6 +75,7 @@ impl Replay {
         state.pgs.clear();
         state.freed.clear();
         state.purge.clear();
+        state.counts = Counts::default();
         (state.reclaimable, state.zeroed, state.active_pages, state.prepared_pages) = (0, 0, 0, 0);
         state.damaged = superblock.damaged;
         for (pg, directory) in &self.directories {

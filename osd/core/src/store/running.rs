@@ -1,6 +1,6 @@
 //! A mounted store at work: when batches, flushes and checkpoints start, and what follows when they end.
 
-use super::api::{MergeRefusal, Space, StoreError, StoreEvent, Token};
+use super::api::{Accounting, MergeRefusal, Space, StoreError, StoreEvent, Token};
 use super::cache::PageCache;
 use super::checkpoint::{Checkpoint, CheckpointContext, Root};
 use super::device::{Device, Purpose};
@@ -8,7 +8,7 @@ use super::log::{FlushUnderWay, Log, Sending, data_writes};
 use super::merge::WaitingMerge;
 use super::mount::{Mounted, Pending};
 use super::read::Reads;
-use super::space::SpaceKeeper;
+use super::space::{SpaceKeeper, fixed_blocks};
 use super::state::State;
 use super::submit::WaitingRepair;
 use crate::DiskOp;
@@ -99,6 +99,15 @@ impl Running {
     /// What is free beyond the index pages that are due.
     pub(super) fn space(&self, state: &State) -> Space {
         self.space.space(self.pages_due(state))
+    }
+
+    /// N1, and the rest.
+    pub(super) fn accounting(&self, state: &State) -> Accounting {
+        let fixed = fixed_blocks(self.superblock.log_bytes);
+        let index = state.counts.index_pages() + (self.root.leaves.len() + self.root.chain.len()) as u64;
+        let data = state.counts.total();
+        let used = self.space.space(0).used;
+        Accounting { fixed, index, data, garbage: used.saturating_sub(fixed + index + data) }
     }
 
     /// Whether so many pages more can come out of the reserve for a while, which keeps the other half for directory and checkpoint.

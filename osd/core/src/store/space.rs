@@ -117,9 +117,12 @@ impl SpaceKeeper {
 }
 
 /// The blocks that are never handed out: superblocks and log.
+pub(super) fn fixed_blocks(log_bytes: u64) -> u64 {
+    (crate::format::superblock::LOG_AT + log_bytes) / u64::from(ashlar_types::BLOCK_BYTES)
+}
+
 pub(super) fn take_fixed(allocator: &mut Allocator, log_bytes: u64) {
-    let end = (crate::format::superblock::LOG_AT + log_bytes) / u64::from(ashlar_types::BLOCK_BYTES);
-    for block in 0..end {
+    for block in 0..fixed_blocks(log_bytes) {
         assert!(allocator.take(BlockAddr(block)), "A1");
     }
 }

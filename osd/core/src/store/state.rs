@@ -6,6 +6,7 @@
 //! Blocks whose last mention went away are put into `released`; who freed them decides when they may be used again.
 
 use super::api::{ChunkVersions, PgState, PreparedWrite, SessionState};
+use super::counts::Counts;
 use super::delta::{BlockSet, Delta, Deltas, Freed};
 use super::directory::{Directory, Entry};
 use crate::format::directory_page::PageRef;
@@ -70,6 +71,7 @@ pub(super) struct State {
     pub prepared_pages: usize,
     /// Plant `FORGOTTEN_RETRY_ID`.
     pub retry_ids_max: Option<usize>,
+    pub counts: Counts,
 }
 
 /// Where to look for the state of a quarter of a chunk, newest first.
@@ -270,16 +272,15 @@ impl State {
             committed = Some(key.1);
             self.prepared_pages -= pages_of(&entry.public.write);
             let stamp = key.1;
-            let (freed, reclaimable, pages) = (&mut self.freed, &mut self.reclaimable, &mut self.active_pages);
             match &entry.public.write.change {
                 Change::Write { range, crcs } => {
                     let addrs = entry.runs.iter().flat_map(|run| run.blocks());
                     let slots = addrs.zip(crcs).map(|(addr, crc)| Slot::Present { addr, crc: *crc, stamp });
-                    Self::set_slots(mem, chunk, *range, slots, freed, reclaimable, pages);
+                    self.set_slots(pg, chunk, *range, slots);
                 }
                 Change::Zero { range } => {
                     let slots = std::iter::repeat_n(Slot::Absent { stamp }, range.count().into());
-                    Self::set_slots(mem, chunk, *range, slots, freed, reclaimable, pages);
+                    self.set_slots(pg, chunk, *range, slots);
                     self.zeroed += u64::from(range.count());
                 }
                 Change::Merge { .. } => self.merge(pg, &entry.public.write, &entry.moved),
@@ -292,24 +293,21 @@ impl State {
     }
 
     /// Puts new states over the blocks of a range.
-    fn set_slots(
-        mem: &mut PgMem,
-        chunk: ChunkId,
-        range: BlockRange,
-        mut slots: impl Iterator<Item = Slot>,
-        freed: &mut Freed,
-        reclaimable: &mut u64,
-        active_pages: &mut usize,
-    ) {
+    fn set_slots(&mut self, pg: PgId, chunk: ChunkId, range: BlockRange, mut slots: impl Iterator<Item = Slot>) {
+        let mem = self.pgs.entry(pg).or_default();
+        let mut more = 0;
         for (quarter, first, count) in quarters(range) {
             let delta = mem.active.entry((chunk, quarter)).or_insert_with(|| {
-                *active_pages += 1;
+                self.active_pages += 1;
                 Delta::default()
             });
-            *reclaimable += u64::from(count);
-            let set = delta.set(first, slots.by_ref().take(count.into()), freed);
+            self.reclaimable += u64::from(count);
+            let before = delta.present();
+            let set = delta.set(first, slots.by_ref().take(count.into()), &mut self.freed);
             assert_eq!(set, usize::from(count), "a state for each block");
+            more += i64::from(delta.present()) - i64::from(before);
         }
+        self.counts.add(chunk.layer, more);
     }
 
     pub(super) fn roll_back(&mut self, pg: PgId, chunk: ChunkId, beyond: Version, record: bool) {
@@ -398,9 +396,9 @@ impl State {
                 ashlar_wire::BlockState { stamp, crc: None } => Slot::Absent { stamp },
             };
             let range = BlockRange::new(pushed.block, 1).expect("checked when it was decoded");
-            let slots = std::iter::once(slot);
-            Self::set_slots(mem, chunk, range, slots, &mut self.freed, &mut self.reclaimable, &mut self.active_pages);
+            self.set_slots(pg, chunk, range, std::iter::once(slot));
         }
+        let mem = self.pg_mut(pg);
         for id in ids {
             mem.remember_id(id, ids_max);
         }
@@ -423,6 +421,7 @@ impl State {
             }
             if let Some(delta) = mem.active.remove(&(chunk, quarter)) {
                 self.active_pages -= 1;
+                self.counts.add(chunk.layer, -i64::from(delta.present()));
                 delta.iter().for_each(|(block, slot)| delta.free(block, slot, &mut self.freed));
             }
         }
@@ -437,12 +436,10 @@ impl State {
         crc: Crc,
         at: BlockAddr,
     ) {
-        let mem = self.pgs.entry(pg).or_default();
-        assert!(mem.directory.get(chunk).is_some(), "S2: a repair of {chunk}");
+        assert!(self.pg_mut(pg).directory.get(chunk).is_some(), "S2: a repair of {chunk}");
         let range = BlockRange::new(block, 1).expect("checked when it was decoded");
-        let slots = std::iter::once(Slot::Present { addr: at, crc, stamp });
-        Self::set_slots(mem, chunk, range, slots, &mut self.freed, &mut self.reclaimable, &mut self.active_pages);
-        mem.repair_moved(chunk, block, at, crc);
+        self.set_slots(pg, chunk, range, std::iter::once(Slot::Present { addr: at, crc, stamp }));
+        self.pg_mut(pg).repair_moved(chunk, block, at, crc);
     }
 
     /// Applies a record from the log. What contradicts the state is damage, not our bug.
