@@ -18,13 +18,18 @@ pub enum ControlRequest {
         name: Name,
         replicas: u8,
         min_size: Option<u8>,
+        /// `None`: any number of volumes of any size.
+        over_commit: Option<OverCommit>,
     },
     /// Read.
     PoolList,
+    /// A volume that is to have its space reserved is `Creating` until all OSDs keep it free; if they can't, it is gone again.
+    /// Ask by `VolumeShow`.
     VolumeCreate {
         name: Name,
         size: u64,
         pool: Option<Name>,
+        provision: Provision,
     },
     /// Read.
     VolumeList,
@@ -48,6 +53,8 @@ pub enum ControlRequest {
         name: Name,
         /// Seconds since 1970 by the clock of who asks; kept as it is.
         taken_at: u64,
+        /// A volume that has its space reserved keeps that for what it overwrites, so a snapshot needs as much again. With this it becomes thin instead.
+        thin: bool,
     },
     /// Read: of one volume, or of all.
     SnapshotList {
@@ -179,6 +186,42 @@ pub enum ControlRequest {
         merge: u64,
         pgs: Vec<PgId>,
     },
+    /// Reserves a volume's space, or gives up that it is. To reserve it takes until all OSDs keep it free, as at its making.
+    VolumeSet {
+        name: Name,
+        provision: Provision,
+    },
+    /// `None`: any number of volumes of any size.
+    PoolSet {
+        name: Name,
+        over_commit: Option<OverCommit>,
+    },
+    /// Read, of the leader's memory: what is used on the OSDs, by pools and by this volume.
+    SpaceUse {
+        volume: Option<Name>,
+    },
+}
+
+/// When a volume gets its space.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Provision {
+    /// As it is written.
+    #[default]
+    Thin,
+    /// At once, without being written: no write to it meets a full disk.
+    Lazy,
+}
+
+/// How much more volumes of a pool may be promised than its OSDs hold, in hundredths: 100 is as much as there is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct OverCommit(pub u32);
+
+impl OverCommit {
+    /// What may be promised of so many bytes.
+    pub fn of(self, bytes: u64) -> u64 {
+        let most = u128::from(bytes) * u128::from(self.0) / 100;
+        u64::try_from(most).unwrap_or(u64::MAX)
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -188,6 +231,10 @@ pub struct OsdHeartbeat {
     /// Processes whose connections broke or who don't answer: starts detection, proves nothing.
     pub suspects: Vec<(OsdId, BootId)>,
     pub usage: OsdUsage,
+    /// Of the view that `usage` is by.
+    pub view: Revision,
+    /// Blocks of layers that have changed since they were last told to this leader; 0 of one that is gone. Seldom more often than each second.
+    pub layers: Vec<(LayerId, u64)>,
     /// Histograms that have changed since they were last told to this leader. Seldom more often than each second; nothing of an idle OSD.
     pub perf: PerfReport,
 }
@@ -201,6 +248,16 @@ pub struct OsdUsage {
     pub repaired_blocks: u64,
     /// Blocks found damaged that no copy could repair.
     pub lost_blocks: u64,
+    /// What writes may take now.
+    pub free: u64,
+    /// What volumes that have their size reserved may still take. More than is free: the reservation isn't kept.
+    pub unfilled: u64,
+    /// Of what is used: superblocks and log,
+    pub fixed: u64,
+    /// index,
+    pub index: u64,
+    /// and data of layers. The rest is about to be free, or undecided.
+    pub data: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -252,6 +309,51 @@ pub enum ControlReply {
     },
     /// Of the OSDs that the leader has heard, each with what it has told.
     Perf(Vec<OsdPerf>),
+    Space(SpaceReport),
+}
+
+/// What is used on the OSDs that the leader has heard, over all copies.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SpaceReport {
+    /// The one that was asked for.
+    pub volumes: Vec<(VolumeId, SpaceUse)>,
+    /// Of all volumes of a pool, deleted ones too.
+    pub pools: Vec<(PoolId, PoolSpace)>,
+    /// Data of layers that no volume has: they are about to be dropped.
+    pub orphaned: u64,
+    pub osds: Vec<(OsdId, OsdUsage)>,
+}
+
+/// Bytes over all copies. The parts are disjoint: each block is of one layer, and each layer is in one part.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SpaceUse {
+    /// What was written since the newest snapshot: nobody else has it.
+    pub live: u64,
+    /// Of layers that snapshots froze and that no clone needs.
+    pub snapshots: u64,
+    /// Of layers on which clones stand.
+    pub shared: u64,
+    /// Of layers that were given up and are being dropped.
+    pub garbage: u64,
+    /// What is kept free for it beyond what it has.
+    pub reserved: u64,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PoolSpace {
+    pub used: SpaceUse,
+    /// The sizes of its volumes, each as often as copies are kept.
+    pub provisioned: u64,
+    /// Bytes of the OSDs that keep its PGs.
+    pub capacity: u64,
+    pub over_commit: Option<OverCommit>,
+}
+
+impl PoolSpace {
+    /// What may be provisioned.
+    pub fn provisioned_max(&self) -> Option<u64> {
+        self.over_commit.map(|over_commit| over_commit.of(self.capacity))
+    }
 }
 
 /// What the leader knows beyond the replicated state.
@@ -291,6 +393,8 @@ pub enum ControlError {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum VolumeState {
+    /// The OSDs are being told to keep its space free. It ends by itself: if they can't, the volume is gone.
+    Creating,
     Available,
     Attached,
     /// Its chunks are being dropped by their PGs; it ends by itself.
@@ -315,6 +419,9 @@ pub struct VolumeInfo {
     pub origin: Option<Box<OriginInfo>>,
     /// Volumes that were cloned from its snapshots.
     pub clones: u64,
+    pub provision: Provision,
+    /// The OSDs are being told to keep its space free.
+    pub is_reserving: bool,
 }
 
 /// What a volume was cloned from.

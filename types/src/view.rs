@@ -2,8 +2,8 @@
 
 use crate::scrub::PgScrub;
 use crate::{
-    AttachmentId, BootId, ChunkIndex, ClusterId, Epoch, Generation, IdSet, LayerId, Name, OsdId, PgId, PoolId,
-    Revision, StackRevision, VolumeId,
+    AttachmentId, BLOCKS_PER_CHUNK, BootId, ChunkIndex, ClusterId, Epoch, Generation, IdSet, LayerId, Name, OsdId,
+    PgId, PoolId, Revision, StackRevision, VolumeId,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -23,6 +23,8 @@ pub struct ClusterView {
     pub merges: Vec<Merge>,
     /// PGs that were scrubbed or are to be. Nothing is ever taken out.
     pub scrubs: BTreeMap<PgId, PgScrub>,
+    /// Complete; in a difference `None` if it is as before.
+    pub reservations: Option<Reservations>,
 }
 
 impl ClusterView {
@@ -43,6 +45,9 @@ impl ClusterView {
         self.barriers = newer.barriers;
         self.merges = newer.merges;
         self.scrubs.extend(newer.scrubs);
+        if newer.reservations.is_some() {
+            self.reservations = newer.reservations;
+        }
         true
     }
 
@@ -65,6 +70,22 @@ impl ClusterView {
         })
     }
 }
+
+/// What OSDs keep free for volumes that have their whole size reserved.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reservations {
+    /// How many chunks of such volumes each PG serves; none is 0.
+    pub chunks: BTreeMap<PgId, u64>,
+    /// The volumes and their top layers.
+    pub volumes: BTreeMap<VolumeId, LayerId>,
+}
+
+/// Blocks that are kept free for a chunk: its own, and its index pages twice, since a checkpoint writes new ones before it frees the old.
+pub const RESERVED_BLOCKS_PER_CHUNK: u64 = BLOCKS_PER_CHUNK as u64 + 8;
+
+/// Blocks that an OSD keeps free beside, if anything is reserved on it: what is overwritten is freed only after the new blocks are written, so a write
+/// of a whole chunk, and one that waits for it, need room even where all that is reserved is full.
+pub const RESERVED_HEADROOM_BLOCKS: u64 = 2 * BLOCKS_PER_CHUNK as u64;
 
 /// Which of `pg_count` PGs serves a chunk. Linear hashing: growing `pg_count` by one splits exactly one PG in two.
 pub fn place_chunk(placement_key: u64, chunk: ChunkIndex, pg_count: u32) -> u32 {

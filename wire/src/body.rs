@@ -293,8 +293,8 @@ layout! {
     Commit { pg: PgId, epoch: Epoch, committed: Vec<(ChunkId, Version)> }
     LeaseRequest { asked_at: Tick, pgs: Vec<(PgId, Epoch)> }
     LeaseGrant { asked_at: Tick, pgs: Vec<(PgId, Epoch)> }
-    CreditRequest { pg: PgId, epoch: Epoch, wanted_total: u64, is_return: bool }
-    CreditGrant { pg: PgId, epoch: Epoch, wanted_total: u64, granted_total: u64 }
+    CreditRequest { pg: PgId, epoch: Epoch, wanted_total: u64, is_return: bool, is_reserved: bool }
+    CreditGrant { pg: PgId, epoch: Epoch, wanted_total: u64, granted_total: u64, is_reserved: bool, is_reclaiming: bool }
 
     Promise { config: PgConfig, undecided: Vec<ChunkId> }
     PromiseReply { pg: PgId, epoch: Epoch, outcome: Outcome, report: Option<Report> }

@@ -358,6 +358,8 @@ pub struct CreditRequest {
     pub wanted_total: u64,
     /// The primary is idle and gives back what lies beyond `wanted_total`. It has no other request of this line under way.
     pub is_return: bool,
+    /// For a volume that has space reserved: may be taken out of that.
+    pub is_reserved: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -368,6 +370,10 @@ pub struct CreditGrant {
     pub wanted_total: u64,
     /// What was wanted (or what was granted before, if that is more), or less if space is short.
     pub granted_total: u64,
+    /// As in the request.
+    pub is_reserved: bool,
+    /// Of a request for reserved space that is short: more will be there in a moment.
+    pub is_reclaiming: bool,
 }
 
 /// R3, R4: a new primary, or the same one in a new epoch, asks every in-sync member to promise its epoch and to report.

@@ -11,8 +11,8 @@ use crate::store::Store;
 use crate::store::api::{ReadKind, StoreOp, Token};
 use crate::{Action, ConnId};
 use ashlar_types::control::{ControlRequest, PgChange};
-use ashlar_types::view::{ClusterView, Fences};
-use ashlar_types::{BlockRange, ChunkId, Duration, Epoch, OsdId, PgId, Tick};
+use ashlar_types::view::{ClusterView, Fences, RESERVED_BLOCKS_PER_CHUNK, RESERVED_HEADROOM_BLOCKS};
+use ashlar_types::{BlockRange, ChunkId, Duration, Epoch, OsdId, PgId, Tick, VolumeId};
 use ashlar_wire::{LeaseRequest, Message};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -130,6 +130,28 @@ impl<P: Policy> Env<P> {
             scrub_waiters: BTreeSet::new(),
             config,
         }
+    }
+
+    /// Whether a volume has its space reserved.
+    pub(crate) fn is_reserved(&self, volume: VolumeId) -> bool {
+        self.view.reservations.as_ref().is_some_and(|reserved| reserved.volumes.contains_key(&volume))
+    }
+
+    /// Blocks for volumes that have nothing reserved.
+    pub(crate) fn open_space(&self) -> u64 {
+        let space = self.store.space();
+        if P::RESERVATION_GIVEN_AWAY { space.free } else { space.open() }
+    }
+
+    /// What the view says is reserved on this OSD, as a member of its PGs.
+    pub(crate) fn refresh_reservations(&mut self) {
+        let Some(reserved) = &self.view.reservations else { return };
+        let me = self.me();
+        let is_here = |pg: &PgId| self.view.pgs.get(pg).is_some_and(|config| config.is_member(me));
+        let chunks: u64 = reserved.chunks.iter().filter(|(pg, _)| is_here(pg)).map(|(_, chunks)| *chunks).sum();
+        let layers = reserved.volumes.values().copied().collect();
+        let headroom = if chunks > 0 { RESERVED_HEADROOM_BLOCKS } else { 0 };
+        self.store.set_reserved(chunks * RESERVED_BLOCKS_PER_CHUNK + headroom, layers);
     }
 
     pub(crate) fn me(&self) -> OsdId {

@@ -1,4 +1,5 @@
-//! What the store does when nobody waits for it: sends records that found no company, and gives free space back to the device.
+//! What the store does when nobody waits for it: sends records that found no company, gives free space back to the device, and frees what was
+//! overwritten.
 //! Called by `Osd::poll`.
 
 use crate::policy::Policy;
@@ -15,6 +16,11 @@ const QUIET_LOOKS_MIN: u32 = 20;
 const TRIM_BACKLOG_PART: u64 = 2;
 const TRIM_SLOWLY: u32 = 4;
 
+/// Between two looks at whether something overwritten waits for a checkpoint that nothing else begins.
+const TIDY_EVERY: Duration = Duration::from_millis(1000);
+/// Looks, one after the other, at which nothing was written since the last one.
+const TIDY_QUIET_LOOKS: u32 = 4;
+
 #[derive(Debug, Default)]
 pub(crate) struct Housekeeping {
     settle_at: Option<Tick>,
@@ -25,6 +31,39 @@ pub(crate) struct Housekeeping {
     looks: u32,
     /// Looks since the last write.
     quiet_looks: u32,
+    tidy: Tidy,
+}
+
+#[derive(Debug, Default)]
+struct Tidy {
+    at: Option<Tick>,
+    /// Records that the store had written at the last look.
+    records: u64,
+    /// Looks since the last write.
+    quiet_looks: u32,
+}
+
+impl Tidy {
+    fn act<P: Policy>(&mut self, now: Tick, store: &mut Store<P>) {
+        if self.at.is_none_or(|at| at > now) {
+            return;
+        }
+        self.at = None;
+        let records = store.records();
+        self.quiet_looks = if self.records == records { self.quiet_looks + 1 } else { 0 };
+        self.records = records;
+        if self.quiet_looks >= TIDY_QUIET_LOOKS {
+            self.quiet_looks = 0;
+            store.reclaim();
+        }
+    }
+
+    fn next<P: Policy>(&mut self, now: Tick, store: &Store<P>) -> Option<Tick> {
+        if store.has_overwritten() {
+            self.at.get_or_insert(now + TIDY_EVERY);
+        }
+        self.at
+    }
 }
 
 impl Housekeeping {
@@ -47,6 +86,7 @@ impl Housekeeping {
                 store.trim();
             }
         }
+        self.tidy.act(now, store);
     }
 
     /// After it was polled: when to be called again.
@@ -59,6 +99,6 @@ impl Housekeeping {
         if store.untrimmed_blocks() > 0 {
             self.trim_at.get_or_insert(now + TRIM_EVERY);
         }
-        self.settle_at.into_iter().chain(self.trim_at).min()
+        self.settle_at.into_iter().chain(self.trim_at).chain(self.tidy.next(now, store)).min()
     }
 }

@@ -19,6 +19,6 @@ pub mod format;
 pub mod store;
 
 pub use event::{Action, ConnId, DiskError, DiskOp, DiskResult, Event, IoId};
-pub use osd::{Osd, OsdConfig};
+pub use osd::{Osd, OsdConfig, SpaceNews};
 pub use perf::{Moment, Perf};
 pub use policy::{Honest, Policy};

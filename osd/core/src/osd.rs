@@ -15,11 +15,24 @@ use crate::{Action, ConnId, Event};
 use ashlar_types::control::{ControlRequest, OsdUsage};
 use ashlar_types::scrub::ScrubTarget;
 use ashlar_types::view::ClusterView;
-use ashlar_types::{BLOCK_BYTES, BootId, Crc, Duration, Epoch, OsdId, PgId, Tick};
+use ashlar_types::{BLOCK_BYTES, BootId, Crc, Duration, Epoch, LayerId, OsdId, PgId, Revision, Tick};
 use ashlar_wire::{IoStatus, LeaseGrant, LeaseRequest, Message, OverRequest};
 use std::collections::BTreeMap;
 
 const ROUNDS_MAX: usize = 16;
+
+/// Layers that one heartbeat tells of.
+const LAYERS_TOLD_MAX: usize = 2048;
+
+/// How full the disk is, and with what.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SpaceNews {
+    /// By what this view says is reserved.
+    pub view: Revision,
+    pub usage: OsdUsage,
+    /// Blocks of layers that have changed; 0 of one that is gone.
+    pub layers: Vec<(LayerId, u64)>,
+}
 
 #[derive(Clone, Debug)]
 pub struct OsdConfig {
@@ -226,6 +239,7 @@ impl<P: Policy> Osd<P> {
 
     /// Takes up the PGs that the view gives this OSD, and tells each of them that the view has changed.
     fn refresh_pgs(&mut self) {
+        self.env.refresh_reservations();
         let me = self.env.me();
         for (id, config) in &self.env.view.pgs {
             if config.is_member(me) && !self.pgs.contains_key(id) {
@@ -411,13 +425,30 @@ impl<P: Policy> Osd<P> {
 
     /// For heartbeats.
     pub fn usage(&self) -> OsdUsage {
-        let space = self.env.store.space();
+        let (space, accounting) = (self.env.store.space(), self.env.store.accounting());
+        let bytes = |blocks: u64| blocks * u64::from(BLOCK_BYTES);
         OsdUsage {
-            total: space.total * u64::from(BLOCK_BYTES),
-            used: space.used * u64::from(BLOCK_BYTES),
+            total: bytes(space.total),
+            used: bytes(space.used),
+            free: bytes(self.env.credit.available(space.free)),
+            unfilled: bytes(space.unfilled),
+            fixed: bytes(accounting.fixed),
+            index: bytes(accounting.index),
+            data: bytes(accounting.data),
             repaired_blocks: self.env.repaired_blocks,
             lost_blocks: self.env.lost_blocks,
         }
+    }
+
+    /// For a heartbeat.
+    pub fn space_news(&mut self) -> SpaceNews {
+        let layers = self.env.store.take_changed_layers(LAYERS_TOLD_MAX);
+        SpaceNews { view: self.env.view.revision, usage: self.usage(), layers }
+    }
+
+    /// What [`Osd::space_news`] gave was lost.
+    pub fn on_space_news_lost(&mut self, news: &SpaceNews) {
+        self.env.store.on_changed_layers_lost(&news.layers);
     }
 
     /// For whoever drives this: what it measures itself, and the end of each turn, go in here; reports come out.

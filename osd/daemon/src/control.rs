@@ -6,6 +6,8 @@
 use crate::error::OsdError;
 use crate::perf_outbox::PerfOutbox;
 use crate::shell::{DataPort, Shared, ToControl, ToData};
+use crate::space_outbox::SpaceOutbox;
+use ashlar_osd_core::SpaceNews;
 use ashlar_types::control::{ControlError, ControlRequest, OsdHeartbeat};
 use ashlar_types::{BootId, OsdId, Revision};
 use ashlar_wire_control::{ControlClient, ControlClientError};
@@ -75,6 +77,7 @@ pub(crate) struct Control {
     suspects: Mutex<BTreeMap<OsdId, BootId>>,
     suspected: Notify,
     perf: Mutex<PerfOutbox>,
+    space: Mutex<SpaceOutbox>,
     tasks: Arc<Semaphore>,
 }
 
@@ -96,6 +99,7 @@ impl Control {
             suspects: Mutex::default(),
             suspected: Notify::new(),
             perf: Mutex::default(),
+            space: Mutex::default(),
             tasks,
         })
     }
@@ -156,6 +160,7 @@ impl Control {
                 self.suspects().remove(&osd);
             }
             ToControl::Perf(news) => self.perf().add(news),
+            ToControl::Space(news) => self.space().add(news),
         }
     }
 
@@ -167,6 +172,11 @@ impl Control {
     fn perf(&self) -> std::sync::MutexGuard<'_, PerfOutbox> {
         // As with the map of suspects.
         self.perf.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn space(&self) -> std::sync::MutexGuard<'_, SpaceOutbox> {
+        // As with the map of suspects.
+        self.space.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Starts a task; drops it where too many run (T2).
@@ -243,6 +253,7 @@ impl Control {
     async fn send_heartbeats(&self) {
         let mut stream = self.client.heartbeats();
         self.perf().send_all();
+        self.space().send_all();
         let mut ticker = tokio::time::interval(HEARTBEAT_PERIOD);
         ticker.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut beat = self.shared.alive.load(Ordering::Acquire) + 1;
@@ -273,11 +284,12 @@ impl Control {
     async fn send_heartbeat(&self, stream: &mut ashlar_wire_control::HeartbeatStream) -> bool {
         let suspects = self.suspects().iter().map(|(osd, boot)| (*osd, *boot)).collect();
         let Identity { osd, boot, .. } = self.identity;
-        let (usage, perf) = (self.shared.counters.usage(), self.perf().take());
-        let heartbeat = OsdHeartbeat { osd, boot, suspects, usage, perf };
+        let (SpaceNews { view, usage, layers }, perf) = (self.space().take(), self.perf().take());
+        let heartbeat = OsdHeartbeat { osd, boot, suspects, usage, view, layers, perf };
         let sent = stream.send(heartbeat).await;
         if sent.is_err() {
             self.perf().send_all();
+            self.space().send_all();
         }
         match sent {
             Err(ControlClientError::Refused(ControlError::Invalid(_) | ControlError::NotFound { .. })) => false,

@@ -49,6 +49,13 @@ counters! {
     control_dropped_total
     usage_total_bytes
     usage_used_bytes
+    usage_free_bytes
+    /// What volumes that have their size reserved may still take.
+    usage_unfilled_bytes
+    /// Of what is used: superblocks and log, index, data of layers.
+    usage_fixed_bytes
+    usage_index_bytes
+    usage_data_bytes
     repaired_blocks_total
     lost_blocks_total
 }
@@ -63,6 +70,11 @@ impl Counters {
         OsdUsage {
             total: self.usage_total_bytes.load(Relaxed),
             used: self.usage_used_bytes.load(Relaxed),
+            free: self.usage_free_bytes.load(Relaxed),
+            unfilled: self.usage_unfilled_bytes.load(Relaxed),
+            fixed: self.usage_fixed_bytes.load(Relaxed),
+            index: self.usage_index_bytes.load(Relaxed),
+            data: self.usage_data_bytes.load(Relaxed),
             repaired_blocks: self.repaired_blocks_total.load(Relaxed),
             lost_blocks: self.lost_blocks_total.load(Relaxed),
         }
@@ -71,6 +83,11 @@ impl Counters {
     pub(crate) fn set_usage(&self, usage: OsdUsage) {
         self.usage_total_bytes.store(usage.total, Relaxed);
         self.usage_used_bytes.store(usage.used, Relaxed);
+        self.usage_free_bytes.store(usage.free, Relaxed);
+        self.usage_unfilled_bytes.store(usage.unfilled, Relaxed);
+        self.usage_fixed_bytes.store(usage.fixed, Relaxed);
+        self.usage_index_bytes.store(usage.index, Relaxed);
+        self.usage_data_bytes.store(usage.data, Relaxed);
         self.repaired_blocks_total.store(usage.repaired_blocks, Relaxed);
         self.lost_blocks_total.store(usage.lost_blocks, Relaxed);
     }

@@ -15,6 +15,7 @@ mod perf_outbox;
 mod ring;
 mod shell;
 mod signature;
+mod space_outbox;
 
 pub use config::OsdDaemonConfig;
 pub use control::Shutdown;
@@ -22,7 +23,7 @@ pub use counters::Counters;
 pub use error::OsdError;
 pub use mkfs::{check_disk, check_size, create_disk_file, mkfs};
 
-use ashlar_osd_core::{Action, Event, Honest, Osd, OsdConfig, Perf, Policy};
+use ashlar_osd_core::{Action, Event, Honest, Osd, OsdConfig, Perf, Policy, SpaceNews};
 use ashlar_types::control::OsdUsage;
 use ashlar_types::{BootId, Tick};
 use ashlar_wire_control::ControlClient;
@@ -48,6 +49,14 @@ impl<P: Policy> Core for Osd<P> {
 
     fn usage(&self) -> OsdUsage {
         Osd::usage(self)
+    }
+
+    fn space_news(&mut self) -> SpaceNews {
+        Osd::space_news(self)
+    }
+
+    fn on_space_news_lost(&mut self, news: &SpaceNews) {
+        Osd::on_space_news_lost(self, news);
     }
 
     fn perf(&mut self) -> &mut Perf {

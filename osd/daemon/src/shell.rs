@@ -15,7 +15,7 @@ use crate::counters::{Counters, add};
 use crate::disk::Disk;
 use crate::error::OsdError;
 use crate::ring::{Completion, Descriptor, Looked, Op, Ring};
-use ashlar_osd_core::{Action, Event, IoId, Moment, Perf};
+use ashlar_osd_core::{Action, Event, IoId, Moment, Perf, SpaceNews};
 use ashlar_types::control::{ControlError, ControlReply, ControlRequest, OsdUsage};
 use ashlar_types::perf::PerfReport;
 use ashlar_types::view::ClusterView;
@@ -55,6 +55,8 @@ pub(crate) trait Core {
     fn step(&mut self, now: Tick, event: Event, actions: &mut Vec<Action>);
     fn poll(&mut self, now: Tick, actions: &mut Vec<Action>);
     fn usage(&self) -> OsdUsage;
+    fn space_news(&mut self) -> SpaceNews;
+    fn on_space_news_lost(&mut self, news: &SpaceNews);
     fn perf(&mut self) -> &mut Perf;
 }
 
@@ -91,6 +93,8 @@ pub(crate) enum ToControl {
     Trust(OsdId),
     /// Histograms that have changed.
     Perf(PerfReport),
+    /// With each beat.
+    Space(SpaceNews),
 }
 
 /// Where the control thread leaves messages for the data thread.
@@ -420,6 +424,7 @@ impl<C: Core> Shell<C> {
             ToData::Connected { osd, serial, result } => self.on_connected(osd, serial, result),
             ToData::Beat(number) => {
                 self.shared.counters.set_usage(self.core.usage());
+                self.tell_space();
                 self.shared.alive.store(number, Ordering::Release);
                 self.tell_perf();
             }

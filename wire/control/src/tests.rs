@@ -74,6 +74,10 @@ fn view() -> ClusterView {
             (PG, scrub),
             (other, PgScrub { last_deep: Some(scrub_report()), ..PgScrub::default() }),
         ]),
+        reservations: Some(Reservations {
+            chunks: BTreeMap::from([(PG, u64::MAX), (other, 1)]),
+            volumes: BTreeMap::from([(VolumeId(1), LayerId(2))]),
+        }),
     }
 }
 
@@ -147,6 +151,8 @@ fn volume(state: VolumeState) -> VolumeInfo {
         attachments: vec![attachment()],
         origin: Some(Box::new(origin(Some(name("s"))))),
         clones: 1_000,
+        provision: Provision::Lazy,
+        is_reserving: true,
     }
 }
 
@@ -155,19 +161,29 @@ fn requests_come_back_the_same() {
     use ControlRequest as R;
     let gateway = || "g".to_owned();
     let osd = OsdId(7);
-    let usage = OsdUsage { total: 1, used: 2, repaired_blocks: 3, lost_blocks: 4 };
+    let usage = OsdUsage {
+        total: 1,
+        used: 2,
+        repaired_blocks: 3,
+        lost_blocks: 4,
+        free: 5,
+        unfilled: 6,
+        fixed: 7,
+        index: 8,
+        data: 9,
+    };
     let suspects = vec![(OsdId(1), BOOT), (OsdId(2), BootId(1))];
     let mut requests = vec![
-        R::PoolCreate { name: name("p"), replicas: 3, min_size: None },
-        R::PoolCreate { name: name("p"), replicas: 3, min_size: Some(1) },
+        R::PoolCreate { name: name("p"), replicas: 3, min_size: None, over_commit: None },
+        R::PoolCreate { name: name("p"), replicas: 3, min_size: Some(1), over_commit: None },
         R::PoolList,
-        R::VolumeCreate { name: name("v"), size: 512, pool: None },
-        R::VolumeCreate { name: name("v"), size: 512, pool: Some(name("p")) },
+        R::VolumeCreate { name: name("v"), size: 512, pool: None, provision: Provision::Thin },
+        R::VolumeCreate { name: name("v"), size: 512, pool: Some(name("p")), provision: Provision::Thin },
         R::VolumeList,
         R::VolumeShow { name: name("v") },
         R::VolumeDelete { name: name("v"), with_snapshots: false },
         R::VolumeDelete { name: name("v"), with_snapshots: true },
-        R::SnapshotCreate { volume: name("v"), name: name("s"), taken_at: u64::MAX },
+        R::SnapshotCreate { volume: name("v"), name: name("s"), taken_at: u64::MAX, thin: false },
         R::SnapshotList { volume: None },
         R::SnapshotList { volume: Some(name("v")) },
         R::SnapshotShow { volume: name("v"), name: name("s") },
@@ -189,8 +205,33 @@ fn requests_come_back_the_same() {
         R::RegisterGateway { gateway: gateway(), boot: BOOT, nbd_address: "a".into(), nbd_socket: "s".into() },
         R::OsdCreate { host: "h".into() },
         R::OsdRegister { osd, boot: BOOT, address: "a".into(), host: "h".into(), capacity: 9 },
-        R::OsdHeartbeat(OsdHeartbeat { osd, boot: BOOT, suspects: suspects.clone(), usage, perf: perf() }),
-        R::OsdHeartbeat(OsdHeartbeat { osd, boot: BOOT, suspects, usage, perf: PerfReport::new() }),
+        R::OsdHeartbeat(OsdHeartbeat {
+            osd,
+            boot: BOOT,
+            suspects: suspects.clone(),
+            usage,
+            view: Revision(7),
+            layers: vec![(LayerId(5), 6), (LayerId(u64::MAX), 0)],
+            perf: perf(),
+        }),
+        R::OsdHeartbeat(OsdHeartbeat {
+            osd,
+            boot: BOOT,
+            suspects,
+            usage,
+            view: Revision(0),
+            layers: vec![],
+            perf: PerfReport::new(),
+        }),
+        R::VolumeCreate { name: name("v"), size: 512, pool: None, provision: Provision::Lazy },
+        R::VolumeSet { name: name("v"), provision: Provision::Lazy },
+        R::VolumeSet { name: name("v"), provision: Provision::Thin },
+        R::PoolCreate { name: name("p"), replicas: 3, min_size: None, over_commit: Some(OverCommit(150)) },
+        R::PoolSet { name: name("p"), over_commit: Some(OverCommit(u32::MAX)) },
+        R::PoolSet { name: name("p"), over_commit: None },
+        R::SpaceUse { volume: None },
+        R::SpaceUse { volume: Some(name("v")) },
+        R::SnapshotCreate { volume: name("v"), name: name("s"), taken_at: 1, thin: true },
         R::PerfStatus,
         R::OsdStopping { osd, boot: BOOT },
         R::BarrierPassed { barrier: 4, pgs: vec![PG] },
@@ -219,6 +260,17 @@ fn requests_come_back_the_same() {
     }
 }
 
+fn space_report() -> SpaceReport {
+    let used = SpaceUse { live: 1, snapshots: 2, shared: 3, garbage: 4, reserved: 5 };
+    let pool = PoolSpace { used, provisioned: 6, capacity: 7, over_commit: Some(OverCommit(8)) };
+    SpaceReport {
+        volumes: vec![(VolumeId(9), used)],
+        pools: vec![(PoolId(3), pool), (PoolId(4), PoolSpace::default())],
+        orphaned: 10,
+        osds: vec![(OsdId(1), OsdUsage { unfilled: 11, ..OsdUsage::default() })],
+    }
+}
+
 #[test]
 fn answers_come_back_the_same() {
     use ControlError as E;
@@ -242,7 +294,7 @@ fn answers_come_back_the_same() {
     let no_clone = VolumeInfo { origin: None, clones: 0, ..volume(VolumeState::Available) };
     let pool = view().pools[&PoolId(3)].clone();
     let text = || "t".to_owned();
-    let states = [VolumeState::Available, VolumeState::Attached, VolumeState::Deleting];
+    let states = [VolumeState::Creating, VolumeState::Available, VolumeState::Attached, VolumeState::Deleting];
     let answers: Vec<Result<ControlReply, ControlError>> = vec![
         Ok(R::Done { revision: Revision(1) }),
         Ok(R::Pool(pool.clone())),
@@ -261,10 +313,12 @@ fn answers_come_back_the_same() {
         Ok(R::Status(ServiceStatus {
             leader: MdsId(2),
             address: text(),
-            usage: vec![(OsdId(1), OsdUsage { total: 4, used: 3, repaired_blocks: 2, lost_blocks: 1 })],
+            usage: vec![(OsdId(1), OsdUsage { total: 4, used: 3, ..OsdUsage::default() })],
             volumes_kept: 5,
         })),
         Ok(R::Scrub { number: 3, pgs: vec![PG] }),
+        Ok(R::Space(SpaceReport::default())),
+        Ok(R::Space(space_report())),
         Ok(R::Perf(vec![])),
         Ok(R::Perf(vec![OsdPerf { osd: OsdId(1), boot: BOOT, stages: perf() }])),
         Err(E::NotFound { what: text(), name: text() }),
@@ -292,7 +346,7 @@ fn what_is_wrong_is_refused_by_field() {
     use proto::control_request::Request as Kind;
     let missing = ControlRequest::try_from(proto::ControlRequest { request: None });
     assert_eq!(missing, Err(ProtoError::Missing("ControlRequest.request")));
-    let create = proto::PoolCreate { name: "p".into(), replicas: 300, min_size: None };
+    let create = proto::PoolCreate { name: "p".into(), replicas: 300, ..Default::default() };
     assert_eq!(request(Kind::PoolCreate(create)), Err(ProtoError::Range { field: "PoolCreate.replicas", found: 300 }));
     let show = request(Kind::VolumeShow(proto::VolumeShow { name: "a b".into() }));
     assert!(matches!(show, Err(ProtoError::Name { field: "VolumeShow.name", .. })));

@@ -434,7 +434,7 @@ impl Pg {
     }
 
     pub(crate) fn on_credit_request<P: Policy>(&mut self, conn: ConnId, request: CreditRequest, env: &mut Env<P>) {
-        let CreditRequest { pg, epoch, wanted_total, is_return } = request;
+        let CreditRequest { pg, epoch, wanted_total, is_return, is_reserved } = request;
         if epoch != promised(env, pg) {
             // Says nothing of space. The asker's epoch is over, or has not begun here: it asks again while it lasts.
             return;
@@ -446,9 +446,15 @@ impl Pg {
         // Who joins is recovered: what else its chunks take comes from the same part of the reserve.
         let is_joining = self.joining.is_some_and(|(of, _)| of == epoch) && !self.config.is_in_sync(env.me());
         let space = env.store.space();
-        let free = if is_joining { space.recovery } else { space.free };
+        let free = match (is_joining, is_reserved) {
+            (true, _) => space.recovery,
+            (false, true) => space.free,
+            (false, false) => env.open_space(),
+        };
         let granted_total = env.credit.request(pg, epoch, wanted_total, free);
-        env.reply(conn, Message::CreditGrant(CreditGrant { pg, epoch, wanted_total, granted_total }));
+        let is_reclaiming = is_reserved && granted_total < wanted_total && env.store.reclaim();
+        let grant = CreditGrant { pg, epoch, wanted_total, granted_total, is_reserved, is_reclaiming };
+        env.reply(conn, Message::CreditGrant(grant));
     }
 
     /// R11: every member is in sync and the primary writes again, so no rolled-back version is left anywhere.

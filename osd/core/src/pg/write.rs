@@ -232,7 +232,7 @@ impl Pg {
             }
         }
         let is_first = self.primary().is_some_and(|p| p.uncredited.is_empty());
-        if blocks == 0 || (is_first && self.take_credit(proposal.request.chunk, blocks, env)) {
+        if blocks == 0 || (is_first && self.take_credit(&proposal, blocks, env)) {
             self.replicate(proposal, env);
         } else if let Some(primary) = self.primary() {
             if primary.uncredited.is_empty() {
@@ -255,11 +255,12 @@ impl Pg {
     }
 
     /// Takes blocks out of the credit of every participant, or asks those for more whose credit doesn't suffice.
-    fn take_credit<P: Policy>(&mut self, chunk: ChunkId, blocks: u64, env: &mut Env<P>) -> bool {
+    fn take_credit<P: Policy>(&mut self, proposal: &Proposal, blocks: u64, env: &mut Env<P>) -> bool {
         let (pg, me, epoch, now) = (self.id, env.me(), self.config.epoch, env.now);
-        let (in_sync, joiners) = self.participants(chunk, !P::WRITE_ON_MISSING_CHUNK);
+        let (in_sync, joiners) = self.participants(proposal.request.chunk, !P::WRITE_ON_MISSING_CHUNK);
         let everyone: Vec<OsdId> = in_sync.into_iter().chain(joiners).collect();
-        let free = env.store.space().free;
+        let space = env.store.space();
+        let (free, is_reserved) = (env.open_space(), env.is_reserved(proposal.request.volume));
         let Some(primary) = self.primary() else { return false };
         let mut suffices = true;
         let mut short = Vec::new();
@@ -267,6 +268,10 @@ impl Pg {
             let line = primary.credit.entry(*member).or_default();
             if line.granted - line.used < blocks && *member == me {
                 line.granted = env.credit.request(pg, epoch, line.used + blocks + credit_ahead(free), free);
+                if line.granted - line.used < blocks && is_reserved {
+                    // Nothing ahead: what is taken out of what is reserved is spent on it.
+                    line.granted = env.credit.request(pg, epoch, line.used + blocks, space.free);
+                }
             }
             if line.granted - line.used >= blocks {
                 continue;
@@ -300,10 +305,14 @@ impl Pg {
         line.wanted = 0;
         // Less than was asked: the member is full, as far as it can know. What is still short is refused.
         let is_full = grant.granted_total < grant.wanted_total;
+        if is_full && grant.is_reclaiming {
+            // It is asked again with the next tick.
+            return self.await_space(env);
+        }
         if is_full && self.back_off_full_joiner(from, env) {
             return;
         }
-        self.retry_uncredited(is_full.then_some(from), env);
+        self.retry_uncredited(is_full.then_some((from, grant.is_reserved)), env);
         self.drive_joins(env);
     }
 
@@ -320,9 +329,29 @@ impl Pg {
         let wanted = line.used + blocks + queued.min(CREDIT_AHEAD) + ahead;
         if line.wanted < wanted {
             line.wanted = wanted;
-            let request = CreditRequest { pg, epoch, wanted_total: wanted, is_return: false };
+            let request = CreditRequest { pg, epoch, wanted_total: wanted, is_return: false, is_reserved: false };
             env.send(pg, member, Message::CreditRequest(request));
         }
+    }
+
+    /// Asks a member for just the credit that the first waiting write lacks, out of what is reserved there.
+    fn ask_reserved<P: Policy>(&mut self, member: OsdId, blocks: u64, env: &mut Env<P>) {
+        let (pg, epoch) = (self.id, self.config.epoch);
+        let Some(primary) = self.primary() else { return };
+        let line = primary.credit.entry(member).or_default();
+        line.wanted = line.used + blocks;
+        let wanted_total = line.wanted;
+        let request = CreditRequest { pg, epoch, wanted_total, is_return: false, is_reserved: true };
+        env.send(pg, member, Message::CreditRequest(request));
+    }
+
+    /// Space that is reserved for the first waiting write is being given back: nobody is late meanwhile.
+    fn await_space<P: Policy>(&mut self, env: &mut Env<P>) {
+        let now = env.now;
+        if let Some(primary) = self.primary() {
+            primary.uncredited_since = now;
+        }
+        self.keep_timer(env);
     }
 
     /// An idle PG keeps no space from others.
@@ -346,7 +375,7 @@ impl Pg {
             if member == me {
                 env.credit.give_back(pg, epoch, wanted_total);
             } else {
-                let request = CreditRequest { pg, epoch, wanted_total, is_return: true };
+                let request = CreditRequest { pg, epoch, wanted_total, is_return: true, is_reserved: false };
                 env.net.send(member, Message::CreditRequest(request), env.now, &mut env.actions);
             }
         }
@@ -364,17 +393,19 @@ impl Pg {
         if let Some(line) = self.primary().and_then(|p| p.credit.get_mut(&member)) {
             line.wanted = 0;
             // What it granted in an answer that was lost nobody would use or give back.
-            let request = CreditRequest { pg, epoch, wanted_total: line.granted, is_return: true };
+            let wanted_total = line.granted;
+            let request = CreditRequest { pg, epoch, wanted_total, is_return: true, is_reserved: false };
             env.net.send(member, Message::CreditRequest(request), env.now, &mut env.actions);
         }
         self.retry_uncredited(None, env);
     }
 
-    /// Goes on with writes that wait for credit. `refused_by` has just said what it gives: a write that finds it short is refused for
-    /// space before any of it is applied (design.md §4).
-    fn retry_uncredited<P: Policy>(&mut self, refused_by: Option<OsdId>, env: &mut Env<P>) {
+    /// Goes on with writes that wait for credit. `refused_by` has just said what it gives, with or without what is reserved: a write that finds it
+    /// short is refused for space before any of it is applied (design.md §4); one that has space reserved asks for that first.
+    fn retry_uncredited<P: Policy>(&mut self, refused_by: Option<(OsdId, bool)>, env: &mut Env<P>) {
         while let Some(proposal) = self.primary().and_then(|p| p.uncredited.pop_front()) {
             let (chunk, op) = (proposal.request.chunk, proposal.request.op);
+            let is_reserved = env.is_reserved(proposal.request.volume);
             let blocks = self.cost_of(chunk, &proposal.change, env);
             let is_short = |line: Option<&CreditLine>| line.is_none_or(|l| l.granted - l.used < blocks);
             let (in_sync, joiners) = self.participants(chunk, !P::WRITE_ON_MISSING_CHUNK);
@@ -382,29 +413,45 @@ impl Pg {
             if self.is_fenced_off(&proposal, env) {
                 continue;
             }
-            let was_refused = refused_by
-                .filter(takes_part)
-                .is_some_and(|m| self.primary().is_some_and(|p| is_short(p.credit.get(&m))));
-            if was_refused {
-                self.fail_write(chunk, op, IoStatus::NoSpace, env);
-            } else if self.take_credit(chunk, blocks, env) {
+            let refused = refused_by
+                .filter(|(m, _)| takes_part(m))
+                .filter(|(m, _)| self.primary().is_some_and(|p| is_short(p.credit.get(m))));
+            match refused {
+                Some((member, false)) if is_reserved => {
+                    self.put_back(proposal);
+                    return self.ask_reserved(member, blocks, env);
+                }
+                Some(_) => {
+                    self.fail_write(chunk, op, IoStatus::NoSpace, env);
+                    continue;
+                }
+                None => {}
+            }
+            if self.take_credit(&proposal, blocks, env) {
                 self.replicate(proposal, env);
                 let now = env.now;
                 if let Some(primary) = self.primary() {
                     primary.uncredited_since = now;
                 }
-            } else {
-                let me = env.me();
-                let own_is_short = self.primary().is_some_and(|p| is_short(p.credit.get(&me)));
-                if own_is_short {
-                    self.fail_write(chunk, op, IoStatus::NoSpace, env);
-                    continue;
-                }
-                if let Some(primary) = self.primary() {
-                    primary.uncredited.push_front(proposal);
-                }
-                return;
+                continue;
             }
+            let me = env.me();
+            let own_is_short = self.primary().is_some_and(|p| is_short(p.credit.get(&me)));
+            if !own_is_short {
+                return self.put_back(proposal);
+            }
+            if is_reserved && env.store.reclaim() {
+                self.put_back(proposal);
+                return self.await_space(env);
+            }
+            self.fail_write(chunk, op, IoStatus::NoSpace, env);
+        }
+    }
+
+    /// The next one to get credit.
+    fn put_back(&mut self, proposal: Proposal) {
+        if let Some(primary) = self.primary() {
+            primary.uncredited.push_front(proposal);
         }
     }
 

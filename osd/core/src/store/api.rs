@@ -189,6 +189,15 @@ pub struct Space {
     pub free: u64,
     /// What recovery may take: `free` and half of the reserve.
     pub recovery: u64,
+    /// What volumes that have their size reserved may still take.
+    pub unfilled: u64,
+}
+
+impl Space {
+    /// What volumes may take now that have nothing reserved.
+    pub fn open(&self) -> u64 {
+        self.free.saturating_sub(self.unfilled)
+    }
 }
 
 /// What the used blocks of the disk hold, in blocks of 4096 bytes.

@@ -125,6 +125,8 @@ impl Checkpoint {
         state.is_merging = true;
         let pages_left = state.active_pages;
         (state.reclaimable, state.zeroed, state.active_pages) = (0, 0, 0);
+        state.is_space_wanted = false;
+        state.counts.reservation.checkpoint_begins();
         let mut body = Vec::new();
         put_pg_count(&mut body, state.pgs.len());
         state.pgs.iter().for_each(|(pg, mem)| put_pg(&mut body, *pg, &mem.state));
@@ -484,6 +486,7 @@ impl Checkpoint {
             assert!(mem.moved_away.is_empty(), "what was moved out of a new page was taken up with it");
         }
         state.is_merging = false;
+        state.counts.reservation.checkpoint_ends();
         leaves.sort_unstable();
         freed.extend(old.leaves.iter().filter(|a| leaves.binary_search(a).is_err()).map(|a| Run::one(*a)));
         freed.extend(old.chain.iter().map(|a| Run::one(*a)));

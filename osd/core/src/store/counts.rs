@@ -4,9 +4,10 @@
 //! one replaces is counted until a checkpoint has compared the two, and a dropped chunk's until one has read its pages.
 //! A damaged page says nothing of what it named: until the next mount that is counted on.
 
+use super::reserve::Reservation;
 use super::state::State;
 use ashlar_types::LayerId;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Counts {
@@ -14,6 +15,9 @@ pub(super) struct Counts {
     layers: BTreeMap<LayerId, i64>,
     /// Of live and of dropped chunks; a page and the one that replaces it count as one.
     index_pages: u64,
+    /// Layers whose count is another one than was told.
+    changed: BTreeSet<LayerId>,
+    pub reservation: Reservation,
 }
 
 impl Counts {
@@ -21,6 +25,8 @@ impl Counts {
         if blocks == 0 {
             return;
         }
+        self.reservation.add(layer, blocks);
+        self.changed.insert(layer);
         let count = self.layers.entry(layer).or_default();
         *count += blocks;
         if *count == 0 {
@@ -45,6 +51,21 @@ impl Counts {
         self.layers.get(&layer).map_or(0, |count| u64::try_from(*count).unwrap_or(0))
     }
 
+    /// Some of those that have changed since they were told, with what they have now.
+    pub(super) fn take_changed(&mut self, limit: usize) -> Vec<(LayerId, u64)> {
+        let mut told = Vec::new();
+        while told.len() < limit
+            && let Some(layer) = self.changed.pop_first()
+        {
+            told.push((layer, self.of(layer)));
+        }
+        told
+    }
+
+    pub(super) fn on_lost(&mut self, told: impl Iterator<Item = LayerId>) {
+        self.changed.extend(told);
+    }
+
     /// In order of layer, those behind `after`.
     pub(super) fn iter_after(&self, after: Option<LayerId>) -> impl Iterator<Item = (LayerId, u64)> {
         let from = after.map_or(std::ops::Bound::Unbounded, std::ops::Bound::Excluded);
@@ -67,6 +88,8 @@ impl State {
 
     /// At the end of a mount: `pages` has what the index pages name. What replay has counted is of pages that it did not read.
     pub(super) fn count_anew(&mut self, pages: Counts) {
+        let reservation = std::mem::take(&mut self.counts.reservation);
+        assert!(reservation == Reservation::default(), "nothing is reserved before the mount");
         self.counts = pages;
         for mem in self.pgs.values() {
             for ((chunk, _), delta) in &mem.active {

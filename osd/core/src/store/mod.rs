@@ -25,6 +25,7 @@ mod mount;
 mod offline;
 mod read;
 mod replay;
+mod reserve;
 mod running;
 mod space;
 mod state;
@@ -52,7 +53,7 @@ use mount::Mount;
 use read::ReadContext;
 use running::Running;
 use state::State;
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::marker::PhantomData;
 
 /// The smallest log: room for one record of the largest write several times.
@@ -449,6 +450,24 @@ impl<P: Policy> Store<P> {
         }
     }
 
+    /// How much volumes with reserved space may have here in all, and the layers that they write to. Until it is told that is nothing.
+    pub fn set_reserved(&mut self, blocks: u64, layers: BTreeSet<LayerId>) {
+        self.state.set_reserved(blocks, layers);
+    }
+
+    /// Whether space is on its way back, of what was overwritten or dropped. Sees to it that it is.
+    pub fn reclaim(&mut self) -> bool {
+        match &mut self.phase {
+            Phase::Running(running) => running.reclaim(&mut self.state),
+            Phase::New | Phase::Mounting(_) | Phase::Failed => false,
+        }
+    }
+
+    /// Whether something was written since the last checkpoint began that may have replaced something.
+    pub fn has_overwritten(&self) -> bool {
+        self.state.reclaimable > 0
+    }
+
     /// What the used space holds.
     pub fn accounting(&self) -> Accounting {
         match &self.phase {
@@ -462,9 +481,14 @@ impl<P: Policy> Store<P> {
         self.state.counts.of(layer)
     }
 
-    /// All layers that have data here, in order, those behind `after`.
-    pub fn layers(&self, after: Option<LayerId>) -> impl Iterator<Item = (LayerId, u64)> {
-        self.state.counts.iter_after(after)
+    /// Blocks of the layers of which that is another number than was told by this, at most `limit` of them; 0 of one that is gone.
+    pub fn take_changed_layers(&mut self, limit: usize) -> Vec<(LayerId, u64)> {
+        self.state.counts.take_changed(limit)
+    }
+
+    /// What [`Store::take_changed_layers`] gave was lost.
+    pub fn on_changed_layers_lost(&mut self, told: &[(LayerId, u64)]) {
+        self.state.counts.on_lost(told.iter().map(|(layer, _)| *layer));
     }
 
     /// Whether a discard may make so many index pages due without space for them: they replace others when the checkpoint ends.

@@ -98,7 +98,14 @@ impl Running {
 
     /// What is free beyond the index pages that are due.
     pub(super) fn space(&self, state: &State) -> Space {
-        self.space.space(self.pages_due(state))
+        Space { unfilled: state.counts.reservation.unfilled(), ..self.space.space(self.pages_due(state)) }
+    }
+
+    /// Whether space will come back without anybody's doing; begins what has to be done for it.
+    pub(super) fn reclaim(&mut self, state: &mut State) -> bool {
+        state.is_space_wanted = state.reclaimable > 0 || !state.purge.is_empty() || !state.freed.deferred.is_empty();
+        let is_on_its_way = || self.accounting(state).garbage > state.blocks_in_no_layer();
+        state.is_space_wanted || self.checkpoint.is_some() || is_on_its_way()
     }
 
     /// N1, and the rest.
@@ -152,6 +159,7 @@ impl Running {
             || self.log.is_blocked()
             || state.active_pages as u64 > self.space.reserve() / 8
             || state.reclaimable + purgeable > free
+            || state.is_space_wanted
             || (self.log.is_idle() && (purgeable > 0 || state.zeroed >= ZEROED_WORTH))
     }
 

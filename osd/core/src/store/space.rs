@@ -45,6 +45,7 @@ impl SpaceKeeper {
             used: self.allocator.blocks() - free,
             free: free.saturating_sub(self.reserve + pages_due),
             recovery: free.saturating_sub(self.reserve / 2 + pages_due),
+            unfilled: 0,
         }
     }
 

@@ -72,6 +72,8 @@ pub(super) struct State {
     /// Plant `FORGOTTEN_RETRY_ID`.
     pub retry_ids_max: Option<usize>,
     pub counts: Counts,
+    /// Somebody lacks space that a checkpoint may give back.
+    pub is_space_wanted: bool,
 }
 
 /// Where to look for the state of a quarter of a chunk, newest first.
@@ -118,6 +120,12 @@ impl PgMem {
     pub(super) fn prepared_of(&self, chunk: ChunkId) -> impl Iterator<Item = &PreparedWrite> {
         let range = (chunk, Version::NONE)..=(chunk, Version::from_bits(u64::MAX));
         self.prepared.range(range).map(|(_, p)| &p.public)
+    }
+
+    /// Whether a new delta of a quarter stands over a page, or over one that is being merged into a page.
+    fn has_older(&self, chunk: ChunkId, quarter: u8) -> bool {
+        let has_page = |entry: &Entry| !entry.pages[usize::from(quarter)].is_none();
+        self.directory.get(chunk).is_some_and(has_page) || self.frozen.contains_key(&(chunk, quarter))
     }
 
     fn drop_ids_of(&mut self, chunk: ChunkId) {
@@ -296,7 +304,11 @@ impl State {
     fn set_slots(&mut self, pg: PgId, chunk: ChunkId, range: BlockRange, mut slots: impl Iterator<Item = Slot>) {
         let mem = self.pgs.entry(pg).or_default();
         let mut more = 0;
+        let is_reserved = self.counts.reservation.has(chunk.layer);
         for (quarter, first, count) in quarters(range) {
+            if is_reserved && mem.has_older(chunk, quarter) {
+                self.counts.reservation.add_doubles(count.into());
+            }
             let delta = mem.active.entry((chunk, quarter)).or_insert_with(|| {
                 self.active_pages += 1;
                 Delta::default()

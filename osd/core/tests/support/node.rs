@@ -5,7 +5,7 @@ use ashlar_osd_core::store::Store;
 use ashlar_osd_core::{Action, ConnId, Event, Honest, Osd, OsdConfig};
 use ashlar_sim_disk::SimDisk;
 use ashlar_types::control::ControlRequest;
-use ashlar_types::view::{Barrier, ClusterView, Floor, Merge, OsdInfo, PgConfig};
+use ashlar_types::view::{Barrier, ClusterView, Floor, Merge, OsdInfo, PgConfig, Reservations};
 use ashlar_types::{
     AttachmentId, BLOCK_BYTES, BootId, ChunkId, ChunkIndex, ClusterId, Crc, Duration, Epoch, Generation, IdSet,
     LayerId, OpId, OpNumber, OsdId, PgId, PoolId, Revision, SessionId, StackRevision, Tick, Version, VolumeId,
@@ -75,7 +75,8 @@ pub fn good_answers(message: &Message) -> Vec<Message> {
         Message::LeaseRequest(m) => Message::LeaseGrant(LeaseGrant { asked_at: m.asked_at, pgs: m.pgs.clone() }),
         Message::CreditRequest(m) if !m.is_return => {
             let (wanted_total, granted_total) = (m.wanted_total, m.wanted_total);
-            Message::CreditGrant(CreditGrant { pg: m.pg, epoch: m.epoch, wanted_total, granted_total })
+            let (pg, epoch, is_reserved, is_reclaiming) = (m.pg, m.epoch, m.is_reserved, false);
+            Message::CreditGrant(CreditGrant { pg, epoch, wanted_total, granted_total, is_reserved, is_reclaiming })
         }
         Message::RaiseFloor(m) => {
             let (pg, epoch, barrier) = (m.pg, m.epoch, m.barrier);
@@ -208,6 +209,15 @@ impl Node {
     pub fn want_merge(&mut self, id: u64, from: u64, into: u64) {
         let (volume, pgs) = (VolumeId(1), vec![PG]);
         self.view.merges = vec![Merge { id, volume, from: LayerId(from), into: LayerId(into), pgs }];
+        self.view.revision = Revision(self.view.revision.0 + 1);
+        self.step(Event::View(self.view.clone()));
+        self.settle();
+    }
+
+    /// The view has so many chunks reserved in `PG`, for a volume with this top layer.
+    pub fn reserve(&mut self, volume: u64, top: u64, chunks: u64) {
+        let volumes = BTreeMap::from([(VolumeId(volume), LayerId(top))]);
+        self.view.reservations = Some(Reservations { chunks: BTreeMap::from([(PG, chunks)]), volumes });
         self.view.revision = Revision(self.view.revision.0 + 1);
         self.step(Event::View(self.view.clone()));
         self.settle();

@@ -1,4 +1,4 @@
-//! The histograms' way from the core to the control thread: by message, so that neither thread waits for the other. With each beat, since
+//! The way of histograms and of what is used from the core to the control thread: by message, so that neither thread waits for the other. With each beat, since
 //! nothing else wakes an idle data thread.
 
 use super::{Core, Shell, ToControl};
@@ -10,6 +10,15 @@ impl<C: Core> Shell<C> {
             && let ToControl::Perf(news) = error.into_inner()
         {
             self.core.perf().on_news_lost(&news);
+        }
+    }
+
+    pub(super) fn tell_space(&mut self) {
+        let news = self.core.space_news();
+        if let Err(error) = self.outbox.try_send(ToControl::Space(news))
+            && let ToControl::Space(news) = error.into_inner()
+        {
+            self.core.on_space_news_lost(&news);
         }
     }
 }

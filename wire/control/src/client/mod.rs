@@ -146,7 +146,10 @@ fn is_repeatable(request: &ControlRequest) -> bool {
         | R::ViewSince { .. }
         | R::ServiceStatus
         | R::PerfStatus
+        | R::SpaceUse { .. }
         | R::VolumeExtend { .. }
+        | R::VolumeSet { .. }
+        | R::PoolSet { .. }
         | R::OpenAttachment { .. }
         | R::SessionGrant { .. }
         | R::BaseGrant { .. }

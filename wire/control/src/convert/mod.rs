@@ -5,6 +5,7 @@ mod perf;
 mod reply;
 mod request;
 mod scrub;
+mod space;
 mod view;
 
 use ashlar_types::{ClusterId, DiskName, Name, PgId, PoolId};

@@ -1,13 +1,14 @@
 //! `ashlar_types::control::ControlReply`, and an answer: a reply or a refusal.
 
+use super::space::{osd_usage_from_proto, osd_usage_to_proto, provision};
 use super::{
     ProtoError, cluster_from_bytes, cluster_to_bytes, disk_name, each, name, pg_from_proto, pg_to_proto, required,
 };
 use crate::proto;
 use crate::proto::control_reply::Reply as Kind;
 use ashlar_types::control::{
-    AttachGrant, AttachmentInfo, BaseLayer, ControlError, ControlReply, OriginInfo, OsdUsage, ServiceStatus,
-    SnapshotInfo, SnapshotState, VolumeInfo, VolumeState,
+    AttachGrant, AttachmentInfo, BaseLayer, ControlError, ControlReply, OriginInfo, ServiceStatus, SnapshotInfo,
+    SnapshotState, VolumeInfo, VolumeState,
 };
 use ashlar_types::{
     AttachmentId, Generation, LayerId, MdsId, OsdId, PoolId, Revision, SessionId, SnapshotId, StackRevision, VolumeId,
@@ -64,6 +65,7 @@ impl From<ControlReply> for proto::ControlReply {
             R::Scrub { number, pgs } => {
                 Kind::Scrub(proto::Scrubs { number, pgs: pgs.into_iter().map(pg_to_proto).collect() })
             }
+            R::Space(report) => Kind::Space(report.into()),
             R::Perf(osds) => Kind::Perf(proto::PerfReports { osds: osds.into_iter().map(Into::into).collect() }),
         };
         proto::ControlReply { reply: Some(kind) }
@@ -96,6 +98,7 @@ impl TryFrom<proto::ControlReply> for ControlReply {
             Kind::Scrub(scrub) => {
                 R::Scrub { number: scrub.number, pgs: scrub.pgs.into_iter().map(pg_from_proto).collect() }
             }
+            Kind::Space(report) => R::Space(report.into()),
             Kind::Perf(perf) => R::Perf(perf.osds.into_iter().map(Into::into).collect()),
         })
     }
@@ -103,12 +106,10 @@ impl TryFrom<proto::ControlReply> for ControlReply {
 
 impl From<ServiceStatus> for proto::ServiceStatus {
     fn from(status: ServiceStatus) -> Self {
-        let usage =
-            |(osd, usage): (OsdId, OsdUsage)| proto::service_status::Usage { osd: osd.0, usage: Some(usage.into()) };
         proto::ServiceStatus {
             leader: status.leader.0,
             address: status.address,
-            usage: status.usage.into_iter().map(usage).collect(),
+            usage: status.usage.into_iter().map(osd_usage_to_proto).collect(),
             volumes_kept: status.volumes_kept,
         }
     }
@@ -116,11 +117,10 @@ impl From<ServiceStatus> for proto::ServiceStatus {
 
 impl From<proto::ServiceStatus> for ServiceStatus {
     fn from(status: proto::ServiceStatus) -> Self {
-        let usage = |u: proto::service_status::Usage| (OsdId(u.osd), u.usage.unwrap_or_default().into());
         ServiceStatus {
             leader: MdsId(status.leader),
             address: status.address,
-            usage: status.usage.into_iter().map(usage).collect(),
+            usage: status.usage.into_iter().map(osd_usage_from_proto).collect(),
             volumes_kept: status.volumes_kept,
         }
     }
@@ -129,6 +129,7 @@ impl From<proto::ServiceStatus> for ServiceStatus {
 impl From<VolumeInfo> for proto::VolumeInfo {
     fn from(v: VolumeInfo) -> Self {
         let state = match v.state {
+            VolumeState::Creating => proto::VolumeState::Creating,
             VolumeState::Available => proto::VolumeState::Available,
             VolumeState::Attached => proto::VolumeState::Attached,
             VolumeState::Deleting => proto::VolumeState::Deleting,
@@ -146,6 +147,8 @@ impl From<VolumeInfo> for proto::VolumeInfo {
             attachments: v.attachments.into_iter().map(Into::into).collect(),
             origin: v.origin.map(|origin| (*origin).into()),
             clones: v.clones,
+            provision: proto::Provision::from(v.provision).into(),
+            is_reserving: v.is_reserving,
         }
     }
 }
@@ -155,6 +158,7 @@ impl TryFrom<proto::VolumeInfo> for VolumeInfo {
     fn try_from(v: proto::VolumeInfo) -> Result<Self, ProtoError> {
         let state = match v.state() {
             proto::VolumeState::Unspecified => return Err(ProtoError::Missing("VolumeInfo.state")),
+            proto::VolumeState::Creating => VolumeState::Creating,
             proto::VolumeState::Available => VolumeState::Available,
             proto::VolumeState::Attached => VolumeState::Attached,
             proto::VolumeState::Deleting => VolumeState::Deleting,
@@ -172,6 +176,8 @@ impl TryFrom<proto::VolumeInfo> for VolumeInfo {
             attachments: each(v.attachments)?,
             origin: v.origin.map(|origin| Ok(Box::new(origin.try_into()?))).transpose()?,
             clones: v.clones,
+            provision: provision("VolumeInfo.provision", v.provision)?,
+            is_reserving: v.is_reserving,
         })
     }
 }

@@ -1,33 +1,46 @@
 //! `ashlar_types::control::ControlRequest`.
 
 use super::perf::{stages_from_proto, stages_to_proto};
+use super::space::provision;
 use super::{ProtoError, byte, disk_name, name, pg_from_proto, pg_required, pg_to_proto, required};
 use crate::proto;
 use crate::proto::control_request::Request as Kind;
-use ashlar_types::control::{AttachMode, ControlRequest, OsdHeartbeat, OsdUsage, PgChange};
+use ashlar_types::control::{AttachMode, ControlRequest, OsdHeartbeat, OsdUsage, OverCommit, PgChange};
 use ashlar_types::{BootId, Epoch, LayerId, OsdId, Revision, SessionId, VolumeId};
 
 impl From<ControlRequest> for proto::ControlRequest {
     fn from(request: ControlRequest) -> Self {
         use ControlRequest as R;
         let kind = match request {
-            R::PoolCreate { name, replicas, min_size } => Kind::PoolCreate(proto::PoolCreate {
+            R::PoolCreate { name, replicas, min_size, over_commit } => Kind::PoolCreate(proto::PoolCreate {
                 name: name.into(),
                 replicas: replicas.into(),
                 min_size: min_size.map(Into::into),
+                over_commit: over_commit.map(|ratio| ratio.0),
             }),
-            R::PoolList => Kind::PoolList(proto::PoolList {}),
-            R::VolumeCreate { name, size, pool } => {
-                Kind::VolumeCreate(proto::VolumeCreate { name: name.into(), size, pool: pool.map(Into::into) })
+            R::PoolSet { name, over_commit } => {
+                Kind::PoolSet(proto::PoolSet { name: name.into(), over_commit: over_commit.map(|ratio| ratio.0) })
             }
+            R::PoolList => Kind::PoolList(proto::PoolList {}),
+            R::VolumeCreate { name, size, pool, provision } => Kind::VolumeCreate(proto::VolumeCreate {
+                name: name.into(),
+                size,
+                pool: pool.map(Into::into),
+                provision: proto::Provision::from(provision).into(),
+            }),
+            R::VolumeSet { name, provision } => Kind::VolumeSet(proto::VolumeSet {
+                name: name.into(),
+                provision: proto::Provision::from(provision).into(),
+            }),
+            R::SpaceUse { volume } => Kind::SpaceUse(proto::SpaceUseRequest { volume: volume.map(Into::into) }),
             R::VolumeList => Kind::VolumeList(proto::VolumeList {}),
             R::VolumeShow { name } => Kind::VolumeShow(proto::VolumeShow { name: name.into() }),
             R::VolumeDelete { name, with_snapshots } => {
                 Kind::VolumeDelete(proto::VolumeDelete { name: name.into(), with_snapshots })
             }
             R::VolumeExtend { name, size } => Kind::VolumeExtend(proto::VolumeExtend { name: name.into(), size }),
-            R::SnapshotCreate { volume, name, taken_at } => {
-                Kind::SnapshotCreate(proto::SnapshotCreate { volume: volume.into(), name: name.into(), taken_at })
+            R::SnapshotCreate { volume, name, taken_at, thin } => {
+                Kind::SnapshotCreate(proto::SnapshotCreate { volume: volume.into(), name: name.into(), taken_at, thin })
             }
             R::SnapshotList { volume } => Kind::SnapshotList(proto::SnapshotList { volume: volume.map(Into::into) }),
             R::SnapshotShow { volume, name } => {
@@ -105,13 +118,25 @@ impl TryFrom<proto::ControlRequest> for ControlRequest {
                 name: name("PoolCreate.name", &r.name)?,
                 replicas: byte("PoolCreate.replicas", r.replicas)?,
                 min_size: r.min_size.map(|m| byte("PoolCreate.min_size", m)).transpose()?,
+                over_commit: r.over_commit.map(OverCommit),
             },
+            Kind::PoolSet(r) => {
+                R::PoolSet { name: name("PoolSet.name", &r.name)?, over_commit: r.over_commit.map(OverCommit) }
+            }
             Kind::PoolList(_) => R::PoolList,
             Kind::VolumeCreate(r) => R::VolumeCreate {
                 name: name("VolumeCreate.name", &r.name)?,
                 size: r.size,
+                provision: provision("VolumeCreate.provision", r.provision)?,
                 pool: r.pool.map(|p| name("VolumeCreate.pool", &p)).transpose()?,
             },
+            Kind::VolumeSet(r) => R::VolumeSet {
+                name: name("VolumeSet.name", &r.name)?,
+                provision: provision("VolumeSet.provision", r.provision)?,
+            },
+            Kind::SpaceUse(r) => {
+                R::SpaceUse { volume: r.volume.map(|v| name("SpaceUseRequest.volume", &v)).transpose()? }
+            }
             Kind::VolumeList(_) => R::VolumeList,
             Kind::VolumeShow(r) => R::VolumeShow { name: name("VolumeShow.name", &r.name)? },
             Kind::VolumeDelete(r) => {
@@ -121,6 +146,7 @@ impl TryFrom<proto::ControlRequest> for ControlRequest {
                 volume: name("SnapshotCreate.volume", &r.volume)?,
                 name: name("SnapshotCreate.name", &r.name)?,
                 taken_at: r.taken_at,
+                thin: r.thin,
             },
             Kind::SnapshotList(r) => {
                 R::SnapshotList { volume: r.volume.map(|v| name("SnapshotList.volume", &v)).transpose()? }
@@ -253,11 +279,14 @@ impl From<proto::pg_change::Change> for PgChange {
 impl From<OsdHeartbeat> for proto::OsdHeartbeat {
     fn from(h: OsdHeartbeat) -> Self {
         let suspect = |(osd, boot): (OsdId, BootId)| proto::osd_heartbeat::Suspect { osd: osd.0, boot: boot.0 };
+        let layer = |(layer, blocks): (LayerId, u64)| proto::osd_heartbeat::Layer { layer: layer.0, blocks };
         proto::OsdHeartbeat {
             osd: h.osd.0,
             boot: h.boot.0,
             suspects: h.suspects.into_iter().map(suspect).collect(),
             usage: Some(h.usage.into()),
+            view: h.view.0,
+            layers: h.layers.into_iter().map(layer).collect(),
             perf: stages_to_proto(h.perf),
         }
     }
@@ -270,6 +299,8 @@ impl From<proto::OsdHeartbeat> for OsdHeartbeat {
             boot: BootId(h.boot),
             suspects: h.suspects.into_iter().map(|s| (OsdId(s.osd), BootId(s.boot))).collect(),
             usage: h.usage.unwrap_or_default().into(),
+            view: Revision(h.view),
+            layers: h.layers.into_iter().map(|of| (LayerId(of.layer), of.blocks)).collect(),
             perf: stages_from_proto(h.perf),
         }
     }
@@ -277,14 +308,14 @@ impl From<proto::OsdHeartbeat> for OsdHeartbeat {
 
 impl From<OsdUsage> for proto::OsdUsage {
     fn from(usage: OsdUsage) -> Self {
-        let OsdUsage { total, used, repaired_blocks, lost_blocks } = usage;
-        proto::OsdUsage { total, used, repaired_blocks, lost_blocks }
+        let OsdUsage { total, used, repaired_blocks, lost_blocks, free, unfilled, fixed, index, data } = usage;
+        proto::OsdUsage { total, used, repaired_blocks, lost_blocks, free, unfilled, fixed, index, data }
     }
 }
 
 impl From<proto::OsdUsage> for OsdUsage {
     fn from(usage: proto::OsdUsage) -> Self {
-        let proto::OsdUsage { total, used, repaired_blocks, lost_blocks } = usage;
-        OsdUsage { total, used, repaired_blocks, lost_blocks }
+        let proto::OsdUsage { total, used, repaired_blocks, lost_blocks, free, unfilled, fixed, index, data } = usage;
+        OsdUsage { total, used, repaired_blocks, lost_blocks, free, unfilled, fixed, index, data }
     }
 }

@@ -20,6 +20,7 @@ impl From<ClusterView> for proto::ClusterView {
             barriers: v.barriers.into_iter().map(Into::into).collect(),
             scrubs: v.scrubs.into_iter().map(scrub_to_proto).collect(),
             merges: v.merges.into_iter().map(Into::into).collect(),
+            reservations: v.reservations.map(Into::into),
         }
     }
 }
@@ -36,6 +37,7 @@ impl TryFrom<proto::ClusterView> for ClusterView {
             barriers: each(v.barriers)?,
             merges: v.merges.into_iter().map(Into::into).collect(),
             scrubs: v.scrubs.into_iter().map(scrub_from_proto).collect::<Result<_, _>>()?,
+            reservations: v.reservations.map(TryInto::try_into).transpose()?,
         })
     }
 }

@@ -3,7 +3,7 @@
 use super::super::{Core, DataPort, Parts, Shared, Shell, ToControl, ToData};
 use crate::disk::Disk;
 use crate::error::OsdError;
-use ashlar_osd_core::{Action, ConnId, DiskOp, Event, IoId, Perf};
+use ashlar_osd_core::{Action, ConnId, DiskOp, Event, IoId, Perf, SpaceNews};
 use ashlar_types::control::OsdUsage;
 use ashlar_types::{
     AttachmentId, BLOCK_BYTES, BootId, ChunkId, ClusterId, Crc, Epoch, Generation, OpId, OpNumber, OsdId, PgId, Tick,
@@ -119,6 +119,12 @@ impl Core for Toy {
     }
 
     fn poll(&mut self, _now: Tick, _actions: &mut Vec<Action>) {}
+
+    fn space_news(&mut self) -> SpaceNews {
+        SpaceNews { usage: self.usage(), ..SpaceNews::default() }
+    }
+
+    fn on_space_news_lost(&mut self, _: &SpaceNews) {}
 
     fn usage(&self) -> OsdUsage {
         OsdUsage { total: DISK_BYTES, used: 4096, ..OsdUsage::default() }
