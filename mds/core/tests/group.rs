@@ -33,6 +33,8 @@ fn heartbeat(osd: u32, boot: u64, suspects: Vec<(OsdId, BootId)>) -> ControlRequ
         boot: BootId(boot),
         suspects,
         usage,
+        view: Revision(0),
+        layers: vec![],
         perf: PerfReport::new(),
     })
 }
@@ -187,7 +189,9 @@ fn a_silent_osd_goes_down_and_a_heard_one_stays_up() {
         group.request(create_osd()).expect("decided");
         group.request(register(osd, 10 + u64::from(osd))).expect("decided");
     }
-    group.request(ControlRequest::PoolCreate { name: name("p"), replicas: 3, min_size: None }).expect("decided");
+    group
+        .request(ControlRequest::PoolCreate { name: name("p"), replicas: 3, min_size: None, over_commit: None })
+        .expect("decided");
     for _ in 0..20 {
         group.send_request(MdsId(1), heartbeat(1, 11, vec![]));
         group.send_request(MdsId(1), heartbeat(2, 12, vec![]));
@@ -240,7 +244,7 @@ fn tell(group: &mut Group, boot: u64, stages: &[(Stage, u64)]) {
     };
     let perf = stages.iter().map(|(stage, count)| (*stage, histogram(*count))).collect();
     let (osd, boot, usage) = (OsdId(1), BootId(boot), OsdUsage::default());
-    let heartbeat = OsdHeartbeat { osd, boot, suspects: vec![], usage, perf };
+    let heartbeat = OsdHeartbeat { osd, boot, suspects: vec![], usage, view: Revision(0), layers: vec![], perf };
     group.request(ControlRequest::OsdHeartbeat(heartbeat)).expect("its process is the present one");
 }
 
@@ -295,7 +299,7 @@ fn primaries_are_put_back_when_the_cluster_is_quiet() {
             group.request(register(osd, boot + u64::from(osd))).expect("decided");
         }
         if boot == 10 {
-            let pool = ControlRequest::PoolCreate { name: name("p"), replicas: 3, min_size: None };
+            let pool = ControlRequest::PoolCreate { name: name("p"), replicas: 3, min_size: None, over_commit: None };
             group.request(pool).expect("decided");
         }
     }

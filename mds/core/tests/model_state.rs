@@ -3,9 +3,9 @@
 //! every PG, in a stack that none refuses. So is all that a clone stands on, however many deletions later; and when everybody is deleted,
 //! nothing is kept.
 
-use ashlar_mds_core::state::{ClusterState, Command};
+use ashlar_mds_core::state::{ClusterState, Command, Verdict};
 use ashlar_types::control::{
-    AttachGrant, AttachMode, ControlError, ControlReply, ControlRequest, PgChange, VolumeInfo,
+    AttachGrant, AttachMode, ControlError, ControlReply, ControlRequest, OverCommit, PgChange, Provision, VolumeInfo,
 };
 use ashlar_types::scrub::{ScrubReport, ScrubTarget};
 use ashlar_types::view::{ClusterView, Floor};
@@ -46,6 +46,20 @@ impl Digits {
         DiskName { volume, snapshot }
     }
 
+    fn size(&mut self) -> u64 {
+        let unit = [512, 512, 4 << 20][self.next(3) as usize];
+        unit * self.next(4)
+    }
+
+    fn provision(&mut self) -> Provision {
+        if self.next(2) == 0 { Provision::Thin } else { Provision::Lazy }
+    }
+
+    /// Seldom one, since the disks are small.
+    fn over_commit(&mut self) -> Option<OverCommit> {
+        (self.next(8) == 0).then_some(OverCommit(1_000_000))
+    }
+
     fn gateway(&mut self) -> String {
         ["g1", "g2"][self.next(2) as usize].to_owned()
     }
@@ -71,7 +85,7 @@ fn target(d: &mut Digits) -> ScrubTarget {
 fn command(number: u64, view: &ClusterView) -> Command {
     use ControlRequest as R;
     let mut d = Digits(number);
-    let request = match d.next(38) {
+    let request = match d.next(46) {
         21 => R::ScrubStart { target: target(&mut d), deep: d.next(2) == 0 },
         22 => R::ScrubCancel { target: target(&mut d) },
         23 => {
@@ -93,7 +107,9 @@ fn command(number: u64, view: &ClusterView) -> Command {
             };
             R::ScrubDone { pg, epoch, from, report }
         }
-        24 | 25 => R::SnapshotCreate { volume: d.name(), name: d.snapshot(), taken_at: d.next(3) },
+        24 | 25 => {
+            R::SnapshotCreate { volume: d.name(), name: d.snapshot(), taken_at: d.next(3), thin: d.next(2) == 0 }
+        }
         32..35 => R::SnapshotDelete { volume: d.name(), name: d.snapshot() },
         35..38 => {
             let Some(merge) = view.merges.get(d.next(2) as usize) else {
@@ -124,10 +140,21 @@ fn command(number: u64, view: &ClusterView) -> Command {
         3 | 4 => return Command::OsdDown { osd: d.osd(), boot: d.boot() },
         5 => return Command::OsdUp { osd: d.osd(), boot: d.boot() },
         6 => R::OsdStopping { osd: d.osd(), boot: d.boot() },
-        7 => R::PoolCreate { name: d.name(), replicas: d.next(5) as u8, min_size: Some(d.next(4) as u8) },
-        8 | 9 => R::VolumeCreate { name: d.name(), size: 512 * d.next(4), pool: Some(d.name()) },
+        7 => {
+            let (replicas, min_size) = (d.next(5) as u8, Some(d.next(4) as u8));
+            R::PoolCreate { name: d.name(), replicas, min_size, over_commit: d.over_commit() }
+        }
+        8 | 9 => R::VolumeCreate { name: d.name(), size: d.size(), pool: Some(d.name()), provision: d.provision() },
+        38 => R::PoolSet { name: d.name(), over_commit: d.over_commit() },
+        39..42 => R::VolumeSet { name: d.name(), provision: d.provision() },
+        42..46 => {
+            // The volumes are made one after the other, and what is asked for is of a view that was.
+            let since = Revision(view.revision.0.saturating_sub(d.next(3)));
+            let volume = VolumeId(1 + d.next(12));
+            return Command::ReserveJudged(Verdict { volume, since, is_kept: d.next(2) == 0 });
+        }
         10 => R::VolumeDelete { name: d.name(), with_snapshots: d.next(2) == 0 },
-        11 => R::VolumeExtend { name: d.name(), size: 512 * d.next(4) },
+        11 => R::VolumeExtend { name: d.name(), size: d.size() },
         12 | 13 => {
             let mode = [AttachMode::Exclusive, AttachMode::Shared, AttachMode::Force][d.next(3) as usize];
             R::Attach { name: d.disk(), gateway: d.gateway(), mode, read_only: false }
@@ -162,8 +189,8 @@ fn prelude() -> Vec<Command> {
     let osd =
         |id| R::OsdRegister { osd: OsdId(id), boot: BootId(1), address: "a:1".into(), host: "h".into(), capacity: 1 };
     let created = || R::OsdCreate { host: "h".into() };
-    let pool = R::PoolCreate { name: name(), replicas: 2, min_size: None };
-    let volume = R::VolumeCreate { name: name(), size: 512, pool: None };
+    let pool = R::PoolCreate { name: name(), replicas: 2, min_size: None, over_commit: None };
+    let volume = R::VolumeCreate { name: name(), size: 512, pool: None, provision: Provision::Thin };
     let requests = [created(), created(), created(), osd(1), osd(2), osd(3), pool, volume];
     requests.into_iter().map(Command::Request).collect()
 }

@@ -1,7 +1,7 @@
 //! Real daemons in one process, over loopback and temporary folders.
 
 use ashlar_mds::{MdsConfig, MdsError, PeerConfig, run};
-use ashlar_types::control::{ControlError, ControlReply, ControlRequest, OsdHeartbeat, OsdUsage};
+use ashlar_types::control::{ControlError, ControlReply, ControlRequest, OsdHeartbeat, OsdUsage, Provision};
 use ashlar_types::perf::PerfReport;
 use ashlar_types::view::ClusterView;
 use ashlar_types::{BootId, Name, OsdId, Revision};
@@ -112,9 +112,10 @@ async fn a_group_of_one_answers_and_restarts_with_its_state() {
     client.request(create_osd()).await.expect("made");
     assert!(begin.elapsed() < Duration::from_secs(3), "a group of one waits for nobody: {:?}", begin.elapsed());
     client.request(register(1, 11)).await.expect("registered");
-    let pool = ControlRequest::PoolCreate { name: name("p"), replicas: 1, min_size: None };
+    let pool = ControlRequest::PoolCreate { name: name("p"), replicas: 1, min_size: None, over_commit: None };
     client.request(pool).await.expect("made");
-    let volume = ControlRequest::VolumeCreate { name: name("v"), size: 1 << 30, pool: None };
+    let volume =
+        ControlRequest::VolumeCreate { name: name("v"), size: 1 << 30, pool: None, provision: Provision::Thin };
     let ControlReply::Volume(made) = client.request(volume.clone()).await.expect("made") else { panic!("a volume") };
     let before = view(&client).await;
     daemons[0].stop().await;
@@ -198,7 +199,15 @@ async fn an_osd_whose_heartbeats_break_off_goes_down_soon() {
     let mut heartbeats = client.heartbeats();
     let heartbeat = || {
         let (usage, perf) = (OsdUsage::default(), PerfReport::new());
-        OsdHeartbeat { osd: OsdId(1), boot: BootId(11), suspects: vec![], usage, perf }
+        OsdHeartbeat {
+            osd: OsdId(1),
+            boot: BootId(11),
+            suspects: vec![],
+            usage,
+            view: Revision(0),
+            layers: vec![],
+            perf,
+        }
     };
     let early = heartbeats.send(heartbeat()).await;
     assert!(matches!(early, Err(ControlClientError::Refused(ControlError::Invalid(_)))), "{early:?}");

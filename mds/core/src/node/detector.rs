@@ -3,23 +3,29 @@
 //! F2: a suspicion is followed up only if nothing is heard after it; a refused connection proves nothing (R5).
 
 use super::NodeConfig;
-use crate::state::{ClusterState, Command};
+use crate::state::{ClusterState, Command, Verdict};
 use ashlar_types::control::{OsdHeartbeat, OsdUsage};
 use ashlar_types::perf::{OsdPerf, PerfReport};
-use ashlar_types::{BootId, Duration, OsdId, Revision, Tick};
+use ashlar_types::{BootId, Duration, LayerId, OsdId, Revision, Tick, VolumeId};
 use std::collections::BTreeMap;
 
 /// Suspicions taken from one heartbeat.
 const SUSPECTS_MAX: usize = 256;
+/// A proposal may be lost with the lead.
+const VERDICT_AGAIN: Duration = Duration::from_millis(1000);
 
-struct Heard {
+pub(super) struct Heard {
     boot: BootId,
     at: Tick,
     suspected: Option<Tick>,
     /// When its going down or coming up was last proposed; not again until `osd_silence_max` later.
     proposed: Option<Tick>,
     /// `None` until it was heard.
-    usage: Option<OsdUsage>,
+    pub(super) usage: Option<OsdUsage>,
+    /// Of the view that it has told of last.
+    pub(super) view: Revision,
+    /// Blocks of each layer.
+    pub(super) layers: BTreeMap<LayerId, u64>,
     /// All that it has told, each stage as it was told last.
     perf: PerfReport,
 }
@@ -31,6 +37,8 @@ pub(super) struct Detector {
     osds: BTreeMap<OsdId, Heard>,
     /// The view's revision when it last changed, and since when it is that.
     quiet: Option<(Revision, Tick)>,
+    /// When verdicts on reservations were last proposed.
+    verdicts: BTreeMap<(VolumeId, Revision), Tick>,
 }
 
 impl Detector {
@@ -46,6 +54,13 @@ impl Detector {
         heard.at = now;
         heard.suspected = None;
         heard.usage = Some(heartbeat.usage);
+        heard.view = heartbeat.view;
+        for (layer, blocks) in heartbeat.layers {
+            match blocks {
+                0 => heard.layers.remove(&layer),
+                _ => heard.layers.insert(layer, blocks),
+            };
+        }
         heard.perf.extend(heartbeat.perf);
         if !state.is_up(osd) {
             let due = heard.proposed.is_none_or(|at| now - at > config.osd_suspect_grace);
@@ -112,6 +127,18 @@ impl Detector {
         self.osds.iter().filter_map(|(osd, heard)| Some((*osd, heard.usage?)))
     }
 
+    pub(super) fn heard(&self) -> impl Iterator<Item = (OsdId, &Heard)> {
+        self.osds.iter().map(|(osd, heard)| (*osd, heard))
+    }
+
+    /// Whether this was not proposed a moment ago.
+    pub(super) fn proposes(&mut self, verdict: &Verdict) -> bool {
+        let now = self.ran;
+        self.verdicts.retain(|_, at| now - *at < VERDICT_AGAIN);
+        let key = (verdict.volume, verdict.since);
+        self.verdicts.insert(key, now).is_none()
+    }
+
     pub(super) fn perf(&self) -> impl Iterator<Item = OsdPerf> + '_ {
         let heard = self.osds.iter().filter(|(_, heard)| heard.usage.is_some());
         heard.map(|(osd, heard)| OsdPerf { osd: *osd, boot: heard.boot, stages: heard.perf.clone() })
@@ -120,7 +147,16 @@ impl Detector {
     /// A process seen for the first time begins with a full grace period.
     fn entry(&mut self, osd: OsdId, boot: BootId) -> &mut Heard {
         let now = self.ran;
-        let fresh = || Heard { boot, at: now, suspected: None, proposed: None, usage: None, perf: PerfReport::new() };
+        let fresh = || Heard {
+            boot,
+            at: now,
+            suspected: None,
+            proposed: None,
+            usage: None,
+            view: Revision(0),
+            layers: BTreeMap::new(),
+            perf: PerfReport::new(),
+        };
         let heard = self.osds.entry(osd).or_insert_with(fresh);
         if heard.boot != boot {
             *heard = fresh();

@@ -13,6 +13,7 @@ mod durable;
 mod mirror;
 mod ready;
 mod requests;
+mod space;
 
 #[cfg(test)]
 mod tests;

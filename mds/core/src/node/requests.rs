@@ -81,6 +81,13 @@ impl MetadataNode {
         if request == ControlRequest::PerfStatus {
             return self.reply(id, Ok(ControlReply::Perf(self.detector.perf().collect())), actions);
         }
+        if let ControlRequest::SpaceUse { volume } = &request {
+            let result = self.space_use(volume.as_ref());
+            return self.reply(id, result, actions);
+        }
+        if let Err(error) = self.check_space(&request) {
+            return self.reply(id, Err(error), actions);
+        }
         if self.requests.len() >= REQUESTS_MAX {
             return self.reply(id, Err(ControlError::Busy), actions);
         }
@@ -131,6 +138,7 @@ impl MetadataNode {
         if let Some(command) = self.detector.on_heartbeat(&self.state, heartbeat, &self.config) {
             self.propose_own(command);
         }
+        self.judge_reserves();
         Ok(ControlReply::Done { revision: self.state.view_revision() })
     }
 

@@ -47,7 +47,7 @@ pub(super) struct GatewayRecord {
 impl ClusterState {
     pub(super) fn attach(&mut self, name: &DiskName, gateway: String, mode: AttachMode, read_only: bool) -> Outcome {
         check_text("the gateway's name", &gateway, false)?;
-        let volume = self.open_volume(&name.volume)?;
+        let volume = self.usable_volume(&name.volume)?;
         let id = volume.id;
         let snapshot = volume.snapshot_id(name)?;
         let present = volume.attachments.values().find(|a| a.is_at(&gateway, snapshot)).map(|a| a.id);

@@ -30,6 +30,7 @@ impl ClusterState {
         let (base, pool) = self.check_clone_source(source, pool)?;
         self.check_clone_names(&names)?;
         self.check_room_for_volumes(pool, names.len())?;
+        self.check_promise(pool, base.size.saturating_mul(names.len() as u64))?;
         let made: Vec<VolumeId> =
             names.into_iter().map(|name| self.add_volume(name, base.size, pool, Some(base))).collect();
         let below = self.volumes.get_mut(&base.volume).expect("looked up above");
@@ -121,6 +122,7 @@ impl ClusterState {
 
     /// Deletes a volume on which clones stand, as far as none of them needs it (O3). The caller has checked that nobody has it.
     pub(super) fn hide(&mut self, volume: VolumeId) {
+        self.unreserve(volume);
         let used_before = self.layers_in_use(&self.volumes[&volume]);
         // In the place of the old top, which is given up: so a pool that is full of layers has one more only until the barrier has passed,
         // and deleting is never refused for it.

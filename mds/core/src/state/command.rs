@@ -1,7 +1,7 @@
 //! The commands of the Raft log.
 
 use ashlar_types::control::ControlRequest;
-use ashlar_types::{BootId, Epoch, OsdId, PgId};
+use ashlar_types::{BootId, Epoch, OsdId, PgId, Revision, VolumeId};
 use serde::{Deserialize, Serialize};
 
 /// An entry of the Raft log. Its bytes: [`Command::encode`] in format.rs.
@@ -17,4 +17,14 @@ pub enum Command {
     /// The cluster has been quiet: these PGs get the primary that placement meant them to have. Each only if its epoch is
     /// still this one.
     Rebalance { pgs: Vec<(PgId, Epoch)> },
+    /// All OSDs have told whether they keep what is reserved.
+    ReserveJudged(Verdict),
+}
+
+/// Ignored unless the volume is still asked for by the view of this revision.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Verdict {
+    pub volume: VolumeId,
+    pub since: Revision,
+    pub is_kept: bool,
 }

@@ -4,6 +4,7 @@
 
 mod command_v2;
 mod command_v3;
+mod command_v4;
 mod snapshot_v1;
 mod snapshot_v2;
 
@@ -13,8 +14,8 @@ use serde::de::DeserializeOwned;
 
 const COMMAND_MAGIC: [u8; 2] = *b"AC";
 /// 2: scrubs. Requests were added behind those of version 1, whose bytes mean the same. 3: snapshots, and names of disks.
-/// 4: clones, and snapshots that are deleted.
-const COMMAND_VERSION: u16 = 4;
+/// 4: clones, and snapshots that are deleted. 5: reservations, and limits of pools.
+const COMMAND_VERSION: u16 = 5;
 const SNAPSHOT_MAGIC: [u8; 2] = *b"AS";
 /// 2: layers are a tree, and snapshots. 3: clones, deleted volumes that are kept for them, and merges.
 const SNAPSHOT_VERSION: u16 = 3;
@@ -47,6 +48,7 @@ impl Command {
         match open(what, COMMAND_MAGIC, COMMAND_VERSION, bytes)? {
             (1 | 2, payload) => Ok(contents::<command_v2::CommandV2>(what, payload)?.into()),
             (3, payload) => Ok(contents::<command_v3::CommandV3>(what, payload)?.into()),
+            (4, payload) => Ok(contents::<command_v4::CommandV4>(what, payload)?.into()),
             (_, payload) => contents(what, payload),
         }
     }

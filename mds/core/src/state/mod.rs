@@ -4,7 +4,7 @@
 //! S3: a handler checks everything before it changes anything, so a refusal leaves no trace.
 //! Every node applies the same commands in the same order and must reach the same state: no clock, no randomness, no
 //! unordered maps. PG rules: pg.rs. Placement: placement.rs. Volumes and fencing: volume.rs, attachment.rs, barrier.rs.
-//! Layers, snapshots and clones: layer.rs, snapshot.rs, merge.rs, clone.rs. Scrubs: scrub.rs.
+//! Layers, snapshots and clones: layer.rs, snapshot.rs, merge.rs, clone.rs. Scrubs: scrub.rs. Space: reserve.rs.
 
 mod attachment;
 mod barrier;
@@ -18,6 +18,7 @@ mod osd;
 mod pg;
 mod placement;
 mod pool;
+mod reserve;
 mod scrub;
 mod snapshot;
 mod volume;
@@ -25,10 +26,11 @@ mod volume;
 #[cfg(test)]
 mod tests;
 
-pub use command::Command;
+pub use command::{Command, Verdict};
 pub use format::FormatError;
 pub use placement::FailureDomain;
 pub(crate) use placement::mix;
+pub(crate) use reserve::Demand;
 
 use ashlar_types::control::{ControlError, ControlReply, ControlRequest};
 use ashlar_types::view::{Barrier, ClusterView, PgConfig, PoolInfo};
@@ -40,6 +42,7 @@ use attachment::GatewayRecord;
 use layer::LayerRecord;
 use merge::Merges;
 use osd::OsdRecord;
+use reserve::Reserves;
 use scrub::Scrubs;
 use volume::VolumeRecord;
 
@@ -88,6 +91,7 @@ pub struct ClusterState {
     next: NextIds,
     scrubs: Scrubs,
     merges: Merges,
+    reserves: Reserves,
 }
 
 /// What a handler gives back.
@@ -112,6 +116,7 @@ impl ClusterState {
             next: NextIds { osd: 1, pool: 1, volume: 1, layer: 1, snapshot: 1, attachment: 1, session: 1, barrier: 1 },
             scrubs: Scrubs::default(),
             merges: Merges::default(),
+            reserves: Reserves::default(),
         }
     }
 
@@ -124,17 +129,22 @@ impl ClusterState {
             Command::OsdDown { osd, boot } => self.osd_down(osd, boot),
             Command::OsdUp { osd, boot } => self.osd_up(osd, boot),
             Command::Rebalance { pgs } => self.rebalance(&pgs),
+            Command::ReserveJudged(verdict) => self.reserve_judged(&verdict),
         }
     }
 
     fn apply_request(&mut self, request: ControlRequest) -> Outcome {
         use ControlRequest as R;
         match request {
-            R::PoolCreate { name, replicas, min_size } => self.pool_create(name, replicas, min_size),
-            R::VolumeCreate { name, size, pool } => self.volume_create(name, size, pool),
+            R::PoolCreate { name, replicas, min_size, over_commit } => {
+                self.pool_create(name, replicas, min_size, over_commit)
+            }
+            R::PoolSet { name, over_commit } => self.pool_set(&name, over_commit),
+            R::VolumeCreate { name, size, pool, provision } => self.volume_create(name, size, pool, provision),
+            R::VolumeSet { name, provision } => self.volume_set(&name, provision),
             R::VolumeDelete { name, with_snapshots } => self.volume_delete(&name, with_snapshots),
             R::VolumeExtend { name, size } => self.volume_extend(&name, size),
-            R::SnapshotCreate { volume, name, taken_at } => self.snapshot_create(&volume, name, taken_at),
+            R::SnapshotCreate { volume, name, taken_at, thin } => self.snapshot_create(&volume, name, taken_at, thin),
             R::SnapshotDelete { volume, name } => self.snapshot_delete(&volume, &name),
             R::MergeDone { merge, pgs } => self.merge_done(merge, &pgs),
             R::VolumeRevert { volume, snapshot, force } => self.volume_revert(&volume, &snapshot, force),
@@ -166,6 +176,7 @@ impl ClusterState {
             | R::ViewSince { .. }
             | R::ServiceStatus
             | R::PerfStatus
+            | R::SpaceUse { .. }
             | R::OsdHeartbeat(_) => self.query(&request).unwrap_or_else(|| self.unchanged()),
         }
     }
@@ -200,6 +211,7 @@ impl ClusterState {
             barriers: self.barriers.values().cloned().collect(),
             merges: self.merges.pending.values().cloned().collect(),
             scrubs: self.scrubs.since(revision),
+            reservations: self.reservations_since(revision),
         }
     }
 

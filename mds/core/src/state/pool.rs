@@ -1,7 +1,8 @@
 //! Pools: made with all their PGs, each at epoch 1.
 
+use super::reserve::check_over_commit;
 use super::{ClusterState, Outcome, PoolRecord, Revised, exists, invalid, placement};
-use ashlar_types::control::{ControlError, ControlReply};
+use ashlar_types::control::{ControlError, ControlReply, OverCommit};
 use ashlar_types::view::{OsdInfo, PgConfig, PoolInfo};
 use ashlar_types::{BootId, Epoch, Name, OsdId, PgId, PoolId};
 use std::collections::BTreeMap;
@@ -13,7 +14,14 @@ const DEFAULT_POOL: &str = "default";
 
 impl ClusterState {
     /// `min_size` is one less than `replicas` unless given, but at least 1: one failure costs no availability (R12: 2 of 3).
-    pub(super) fn pool_create(&mut self, name: Name, replicas: u8, min_size: Option<u8>) -> Outcome {
+    pub(super) fn pool_create(
+        &mut self,
+        name: Name,
+        replicas: u8,
+        min_size: Option<u8>,
+        over_commit: Option<OverCommit>,
+    ) -> Outcome {
+        check_over_commit(over_commit)?;
         let min_size = min_size.unwrap_or(replicas.saturating_sub(1).max(1));
         let osds = self.check_pool(&name, replicas, min_size)?;
         let id = PoolId(self.next.pool);
@@ -30,6 +38,7 @@ impl ClusterState {
             self.pgs.insert(pg, Revised { modified, value: config });
         }
         self.pools.insert(id, Revised { modified, value: PoolRecord { info: info.clone(), failure_domain } });
+        self.set_over_commit(id, over_commit);
         Ok(ControlReply::Pool(info))
     }
 

@@ -44,8 +44,8 @@ impl VolumeRecord {
 }
 
 impl ClusterState {
-    pub(super) fn snapshot_create(&mut self, volume: &Name, name: Name, taken_at: u64) -> Outcome {
-        let record = self.open_volume(volume)?;
+    pub(super) fn snapshot_create(&mut self, volume: &Name, name: Name, taken_at: u64, thin: bool) -> Outcome {
+        let record = self.usable_volume(volume)?;
         if record.snapshots.contains_key(&name) {
             return Err(exists("snapshot", DiskName { volume: volume.clone(), snapshot: Some(name) }));
         }
@@ -62,6 +62,9 @@ impl ClusterState {
         let snapshot = SnapshotRecord { id, name: name.clone(), layer, size, taken_at, revision };
         let record = self.volumes.get_mut(&volume).expect("looked up above");
         record.snapshots.insert(name.clone(), snapshot);
+        if thin {
+            self.unreserve(volume);
+        }
         self.raise_floor(volume, |_| {});
         let record = &self.volumes[&volume];
         Ok(ControlReply::Snapshot(self.snapshot_info(record, &record.snapshots[&name])))
@@ -85,6 +88,7 @@ impl ClusterState {
         self.put_top(id, layer);
         let record = self.volumes.get_mut(&id).expect("looked up above");
         record.size = size;
+        self.revise_reserve(id);
         let used_now = self.layers_in_use(&self.volumes[&id]);
         let record = self.volumes.get_mut(&id).expect("looked up above");
         record.retiring.extend(used_before.difference(&used_now));
@@ -125,7 +129,9 @@ impl ClusterState {
         let record = self.volumes.get_mut(&volume).expect("the caller looked it up");
         record.top = top;
         record.stack_revision = StackRevision(record.stack_revision.0 + 1);
-        record.stack_revision
+        let revision = record.stack_revision;
+        self.revise_reserve(volume);
+        revision
     }
 
     pub(super) fn snapshot_show(&self, volume: &Name, name: &Name) -> Outcome {

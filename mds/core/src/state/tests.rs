@@ -1,7 +1,7 @@
 //! Tests of the state machine, by rule. Random sequences: tests/model_state.rs.
 
 use super::*;
-use ashlar_types::control::{AttachGrant, AttachMode, PgChange, VolumeInfo, VolumeState};
+use ashlar_types::control::{AttachGrant, AttachMode, OverCommit, PgChange, Provision, VolumeInfo, VolumeState};
 use ashlar_types::scrub::{PgScrub, ScrubReport, ScrubTarget, ScrubWish};
 use ashlar_types::{AttachmentId, BootId, DiskName, Epoch, Generation, LayerId, StackRevision};
 
@@ -9,6 +9,7 @@ mod attachments;
 mod clones;
 mod merges;
 mod pgs;
+mod reserves;
 mod scrubs;
 mod snapshots;
 
@@ -78,11 +79,11 @@ impl Cluster {
     }
 
     fn pool(&mut self, pool: &str, replicas: u8) -> Outcome {
-        self.ask(ControlRequest::PoolCreate { name: name(pool), replicas, min_size: None })
+        self.ask(ControlRequest::PoolCreate { name: name(pool), replicas, min_size: None, over_commit: None })
     }
 
     fn volume(&mut self, volume: &str, size: u64) -> Outcome {
-        self.ask(ControlRequest::VolumeCreate { name: name(volume), size, pool: None })
+        self.ask(ControlRequest::VolumeCreate { name: name(volume), size, pool: None, provision: Provision::Thin })
     }
 
     fn show(&self, volume: &str) -> Result<VolumeInfo, ControlError> {
@@ -138,7 +139,12 @@ fn min_size_is_one_less_than_the_copies_but_at_least_one() {
         assert_eq!(info.min_size, expected);
     }
     let mut ask = |replicas, min_size| {
-        cluster.ask(ControlRequest::PoolCreate { name: name("q"), replicas, min_size: Some(min_size) })
+        cluster.ask(ControlRequest::PoolCreate {
+            name: name("q"),
+            replicas,
+            min_size: Some(min_size),
+            over_commit: None,
+        })
     };
     assert!(ask(3, 0).is_err() && ask(3, 4).is_err() && ask(0, 1).is_err() && ask(6, 2).is_err());
 }
@@ -167,7 +173,7 @@ fn a_volume_goes_to_the_only_pool_or_to_default_or_says_which_there_are() {
     let Ok(ControlReply::Volume(info)) = cluster.volume("b", 512) else { panic!("made") };
     assert_eq!(info.pool_name, name("default"));
     let pool = Some(name("none"));
-    let request = ControlRequest::VolumeCreate { name: name("c"), size: 512, pool };
+    let request = ControlRequest::VolumeCreate { name: name("c"), size: 512, pool, provision: Provision::Thin };
     assert!(matches!(cluster.ask(request), Err(ControlError::NotFound { .. })));
 }
 
@@ -339,7 +345,7 @@ fn golden_commands_of_version_3() -> Vec<Command> {
     let (n, s, gateway) = (|| name("vm-1"), || name("before"), || "gw".to_owned());
     let requests = [
         R::VolumeDelete { name: n(), with_snapshots: true },
-        R::SnapshotCreate { volume: n(), name: s(), taken_at: 1_800_000_000 },
+        R::SnapshotCreate { volume: n(), name: s(), taken_at: 1_800_000_000, thin: false },
         R::VolumeRevert { volume: n(), snapshot: s(), force: true },
         R::Attach { name: disk("vm-1@before"), gateway: gateway(), mode: AttachMode::Shared, read_only: true },
         R::Detach { name: disk("vm-1@before"), gateway: None },
@@ -372,8 +378,8 @@ fn golden_commands() -> Vec<Command> {
     let change = |change| R::PgChange { pg, epoch: Epoch(9), from: osd, change };
     let attach = |mode| R::Attach { name: n().into(), gateway: gateway(), mode, read_only: true };
     let requests = vec![
-        R::PoolCreate { name: n(), replicas: 3, min_size: Some(2) },
-        R::VolumeCreate { name: n(), size: 10 << 30, pool: None },
+        R::PoolCreate { name: n(), replicas: 3, min_size: Some(2), over_commit: None },
+        R::VolumeCreate { name: n(), size: 10 << 30, pool: None, provision: Provision::Thin },
         R::VolumeDelete { name: n(), with_snapshots: false },
         R::VolumeExtend { name: n(), size: 20 << 30 },
         attach(AttachMode::Exclusive),

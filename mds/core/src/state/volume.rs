@@ -3,7 +3,7 @@
 use super::attachment::AttachmentRecord;
 use super::snapshot::SnapshotRecord;
 use super::{ClusterState, Outcome, exists, invalid, not_found, placement};
-use ashlar_types::control::{BaseLayer, ControlError, ControlReply, VolumeInfo, VolumeState};
+use ashlar_types::control::{BaseLayer, ControlError, ControlReply, Provision, VolumeInfo, VolumeState};
 use ashlar_types::view::Floor;
 use ashlar_types::{AttachmentId, DiskName, LayerId, Name, PoolId, SECTOR_BYTES, StackRevision, VolumeId};
 use serde::{Deserialize, Serialize};
@@ -67,12 +67,19 @@ impl VolumeRecord {
 }
 
 impl ClusterState {
-    pub(super) fn volume_create(&mut self, name: Name, size: u64, pool: Option<Name>) -> Outcome {
+    pub(super) fn volume_create(&mut self, name: Name, size: u64, pool: Option<Name>, provision: Provision) -> Outcome {
         self.check_new_name(&name)?;
         check_size(size)?;
         let pool = self.pool_for_volume(pool.as_ref())?;
         self.check_room_for_volumes(pool, 1)?;
+        self.check_promise(pool, size)?;
+        if provision == Provision::Lazy {
+            self.check_reserve(size)?;
+        }
         let id = self.add_volume(name, size, pool, None);
+        if provision == Provision::Lazy {
+            self.reserve_new(id);
+        }
         Ok(ControlReply::Volume(self.volume_info(&self.volumes[&id])))
     }
 
@@ -190,6 +197,7 @@ impl ClusterState {
         record.retiring.extend(layers);
         self.raise_floor(volume, |floor| floor.closed = true);
         self.forget_merges(volume);
+        self.unreserve(volume);
     }
 
     pub(super) fn volume_extend(&mut self, name: &Name, size: u64) -> Outcome {
@@ -203,9 +211,18 @@ impl ClusterState {
             let why = "a snapshot or a revert of it is under way; extend it when that is done";
             return Err(invalid(format!("volume {name} keeps its size for now: {why}")));
         }
-        let id = volume.id;
+        let (id, pool, more) = (volume.id, volume.pool, size - volume.size);
+        if more > 0 {
+            self.check_promise(pool, more)?;
+        }
+        if self.provision_of(id) == Provision::Lazy {
+            self.check_reserve(size)?;
+        }
         let record = self.volumes.get_mut(&id).expect("looked up above");
         record.size = size;
+        if more > 0 {
+            self.revise_reserve(id);
+        }
         let info = self.volume_info(&self.volumes[&id]);
         Ok(ControlReply::Volume(info))
     }
@@ -224,6 +241,15 @@ impl ClusterState {
         Ok(volume)
     }
 
+    /// A volume that is neither being made nor being deleted.
+    pub(super) fn usable_volume(&self, name: &Name) -> Result<&VolumeRecord, ControlError> {
+        let volume = self.open_volume(name)?;
+        if self.is_being_created(volume.id) {
+            return Err(invalid(format!("volume {name} is being created: its space is being reserved")));
+        }
+        Ok(volume)
+    }
+
     /// Those that people see.
     pub(super) fn listed_volumes(&self) -> impl Iterator<Item = &VolumeRecord> {
         self.volumes.values().filter(|volume| !volume.hidden)
@@ -236,6 +262,7 @@ impl ClusterState {
 
     pub(super) fn volume_info(&self, volume: &VolumeRecord) -> VolumeInfo {
         let state = match (volume.floor.closed, volume.own_attachments().next().is_none()) {
+            _ if self.is_being_created(volume.id) => VolumeState::Creating,
             (true, _) => VolumeState::Deleting,
             (false, true) => VolumeState::Available,
             (false, false) => VolumeState::Attached,
@@ -254,6 +281,8 @@ impl ClusterState {
             attachments: volume.attachments.values().map(|a| self.attachment_info(volume, a)).collect(),
             origin: volume.origin.map(|origin| Box::new(self.origin_info(origin))),
             clones: volume.clone_count(),
+            provision: self.provision_of(volume.id),
+            is_reserving: self.is_reserving(volume.id),
         }
     }
 }

@@ -2,7 +2,7 @@
 //! are the format. Types that have not changed since are used as they are; whoever changes one of them freezes it here first.
 
 use crate::state::Command;
-use ashlar_types::control::{AttachMode, ControlRequest, OsdHeartbeat, PgChange};
+use ashlar_types::control::{AttachMode, ControlRequest, OsdHeartbeat, PgChange, Provision};
 use ashlar_types::scrub::{ScrubReport, ScrubTarget};
 use ashlar_types::{BootId, Epoch, Name, OsdId, PgId, Revision};
 use serde::Deserialize;
@@ -60,9 +60,11 @@ impl From<RequestV2> for ControlRequest {
         use ControlRequest as R;
         use RequestV2 as V2;
         match old {
-            V2::PoolCreate { name, replicas, min_size } => R::PoolCreate { name, replicas, min_size },
+            V2::PoolCreate { name, replicas, min_size } => {
+                R::PoolCreate { name, replicas, min_size, over_commit: None }
+            }
             V2::PoolList => R::PoolList,
-            V2::VolumeCreate { name, size, pool } => R::VolumeCreate { name, size, pool },
+            V2::VolumeCreate { name, size, pool } => R::VolumeCreate { name, size, pool, provision: Provision::Thin },
             V2::VolumeList => R::VolumeList,
             V2::VolumeShow { name } => R::VolumeShow { name },
             V2::VolumeDelete { name } => R::VolumeDelete { name, with_snapshots: false },

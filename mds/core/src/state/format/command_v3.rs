@@ -1,7 +1,7 @@
 //! Log entries of version 3, as they were: no clones, and what came behind `VolumeRevert` one place earlier. Frozen, as command_v2.rs is.
 
 use crate::state::Command;
-use ashlar_types::control::{AttachMode, ControlRequest, OsdHeartbeat, PgChange};
+use ashlar_types::control::{AttachMode, ControlRequest, OsdHeartbeat, PgChange, Provision};
 use ashlar_types::scrub::{ScrubReport, ScrubTarget};
 use ashlar_types::{BootId, DiskName, Epoch, Name, OsdId, PgId, Revision, SessionId};
 use serde::Deserialize;
@@ -64,14 +64,16 @@ impl From<RequestV3> for ControlRequest {
         use ControlRequest as R;
         use RequestV3 as V3;
         match old {
-            V3::PoolCreate { name, replicas, min_size } => R::PoolCreate { name, replicas, min_size },
+            V3::PoolCreate { name, replicas, min_size } => {
+                R::PoolCreate { name, replicas, min_size, over_commit: None }
+            }
             V3::PoolList => R::PoolList,
-            V3::VolumeCreate { name, size, pool } => R::VolumeCreate { name, size, pool },
+            V3::VolumeCreate { name, size, pool } => R::VolumeCreate { name, size, pool, provision: Provision::Thin },
             V3::VolumeList => R::VolumeList,
             V3::VolumeShow { name } => R::VolumeShow { name },
             V3::VolumeDelete { name, with_snapshots } => R::VolumeDelete { name, with_snapshots },
             V3::VolumeExtend { name, size } => R::VolumeExtend { name, size },
-            V3::SnapshotCreate { volume, name, taken_at } => R::SnapshotCreate { volume, name, taken_at },
+            V3::SnapshotCreate { volume, name, taken_at } => R::SnapshotCreate { volume, name, taken_at, thin: false },
             V3::SnapshotList { volume } => R::SnapshotList { volume },
             V3::SnapshotShow { volume, name } => R::SnapshotShow { volume, name },
             V3::VolumeRevert { volume, snapshot, force } => R::VolumeRevert { volume, snapshot, force },

@@ -4,6 +4,7 @@ use crate::state::attachment::{AttachmentRecord, GatewayRecord};
 use crate::state::layer::LayerRecord;
 use crate::state::merge::Merges;
 use crate::state::osd::OsdRecord;
+use crate::state::reserve::Reserves;
 use crate::state::scrub::Scrubs;
 use crate::state::volume::VolumeRecord;
 use crate::state::{ClusterState, NextIds, PoolRecord, Revised};
@@ -95,6 +96,7 @@ pub(super) fn upgrade(old: StateV1) -> Option<ClusterState> {
         next: NextIds { osd, pool, volume, layer, snapshot: 1, attachment, session, barrier },
         scrubs: old.scrubs,
         merges: Merges::default(),
+        reserves: Reserves::default(),
     })
 }
 

@@ -4,6 +4,7 @@ use crate::state::attachment::{AttachmentRecord, GatewayRecord};
 use crate::state::layer::LayerRecord;
 use crate::state::merge::Merges;
 use crate::state::osd::OsdRecord;
+use crate::state::reserve::Reserves;
 use crate::state::scrub::Scrubs;
 use crate::state::snapshot::SnapshotRecord;
 use crate::state::volume::VolumeRecord;
@@ -64,6 +65,7 @@ impl From<StateV2> for ClusterState {
             next: old.next,
             scrubs: old.scrubs,
             merges: Merges::default(),
+            reserves: Reserves::default(),
         }
     }
 }

@@ -370,7 +370,7 @@ fn a_full_pool_makes_no_clones_and_deletes_all_the_same() {
     apply(&mut cluster.state, clones(39_000, 999)).expect("there is room for them");
     let delete = |text: &str| ControlRequest::VolumeDelete { name: name(text), with_snapshots: true };
     apply(&mut cluster.state, delete("v")).expect("hidden");
-    let create = ControlRequest::VolumeCreate { name: name("v"), size: 512, pool: None };
+    let create = ControlRequest::VolumeCreate { name: name("v"), size: 512, pool: None, provision: Provision::Thin };
     let refused = refusal(apply(&mut cluster.state, create));
     assert!(
         refused.contains("40000 volumes in the pool already, 1 of them deleted and kept for their clones"),

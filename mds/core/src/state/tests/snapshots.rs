@@ -6,7 +6,8 @@ use ashlar_types::view::Barrier;
 
 impl Cluster {
     pub(super) fn snapshot(&mut self, volume: &str, snapshot: &str) -> Result<SnapshotInfo, ControlError> {
-        let request = ControlRequest::SnapshotCreate { volume: name(volume), name: name(snapshot), taken_at: 5 };
+        let request =
+            ControlRequest::SnapshotCreate { volume: name(volume), name: name(snapshot), taken_at: 5, thin: false };
         match self.ask(request)? {
             ControlReply::Snapshot(info) => Ok(info),
             other => panic!("{other:?}"),
@@ -135,8 +136,12 @@ fn a_stack_has_so_many_layers_and_no_more() {
     let refused = loop {
         number += 1;
         // Without the checks of Cluster::ask, which look at everything each time.
-        let request =
-            ControlRequest::SnapshotCreate { volume: name("v"), name: name(&format!("s{number}")), taken_at: 0 };
+        let request = ControlRequest::SnapshotCreate {
+            volume: name("v"),
+            name: name(&format!("s{number}")),
+            taken_at: 0,
+            thin: false,
+        };
         let index = cluster.state.applied() + 1;
         if let Err(refusal) = cluster.state.apply(index, Command::Request(request)) {
             break refusal.to_string();

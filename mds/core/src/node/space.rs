@@ -1,0 +1,95 @@
+//! Space by what OSDs tell in heartbeats: what is used for what, whether a reservation has room before it is made, and whether it is kept after.
+//! The first look saves people a volume that appears and goes again. The second one counts: an OSD that has told of a view keeps what that view says is
+//! reserved, and what it tells with it says whether there is room for it.
+
+use super::MetadataNode;
+use super::detector::Heard;
+use crate::state::{Command, Demand, Verdict};
+use ashlar_types::control::{ControlError, ControlReply, ControlRequest, Provision};
+use ashlar_types::view::RESERVED_HEADROOM_BLOCKS;
+use ashlar_types::{BLOCK_BYTES, LayerId, Name, OsdId};
+use std::collections::BTreeMap;
+
+impl MetadataNode {
+    /// Refuses what reserves more than there is. Otherwise the request goes on.
+    pub(super) fn check_space(&self, request: &ControlRequest) -> Result<(), ControlError> {
+        use ControlRequest as R;
+        let state = &self.state;
+        let (what, demand, top) = match request {
+            R::VolumeCreate { name, size, pool, provision: Provision::Lazy } => {
+                (format!("volume {name}"), state.demand_of_new(pool.as_ref(), *size), None)
+            }
+            R::VolumeSet { name, provision: Provision::Lazy } => {
+                let Some(size) = state.size_of(name) else { return Ok(()) };
+                let Some((demand, top)) = state.demand_of_size(name, size) else { return Ok(()) };
+                (format!("volume {name}"), demand, Some(top))
+            }
+            R::VolumeExtend { name, size } if state.reserved_top(name).is_some() => {
+                let Some((demand, _)) = state.demand_of_size(name, *size) else { return Ok(()) };
+                (format!("volume {name}"), demand, None)
+            }
+            R::SnapshotCreate { volume, thin: false, .. } => return self.check_snapshot_space(volume),
+            _ => return Ok(()),
+        };
+        self.check_demand(&what, &demand, top)
+    }
+
+    /// What the volume has in its top layer it may overwrite all of.
+    fn check_snapshot_space(&self, volume: &Name) -> Result<(), ControlError> {
+        let Some((top, _)) = self.state.reserved_top(volume) else { return Ok(()) };
+        let of_top = |heard: &Heard| heard.layers.get(&top).copied();
+        let demand = self.detector.heard().filter_map(|(osd, heard)| Some((osd, of_top(heard)?))).collect();
+        let what = format!("what volume {volume} overwrites after a snapshot (with --thin-snapshots it becomes thin)");
+        self.check_demand(&what, &demand, None)
+    }
+
+    /// `top`: what it has already is not wanted again.
+    fn check_demand(&self, what: &str, demand: &Demand, top: Option<LayerId>) -> Result<(), ControlError> {
+        let heard: BTreeMap<OsdId, &Heard> = self.detector.heard().collect();
+        for (osd, blocks) in demand {
+            let Some((usage, heard)) = heard.get(osd).and_then(|heard| Some((heard.usage?, heard))) else {
+                if self.state.is_up(*osd) {
+                    return Err(ControlError::Busy);
+                }
+                continue;
+            };
+            let has = top.and_then(|top| heard.layers.get(&top)).copied().unwrap_or(0);
+            // Of those that have the headroom already the others ask for a little more than they take.
+            let blocks = blocks.saturating_sub(has) + RESERVED_HEADROOM_BLOCKS;
+            let wanted = blocks * u64::from(BLOCK_BYTES);
+            let left = usage.free.saturating_sub(usage.unfilled);
+            if wanted > left {
+                return Err(ControlError::Invalid(format!(
+                    "there is no room to reserve for {what}: {osd} has {left} bytes that nobody else has reserved, and {wanted} are needed there"
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    /// What OSDs have told about what they are asked to keep.
+    pub(super) fn judge_reserves(&mut self) {
+        let heard: BTreeMap<OsdId, &Heard> = self.detector.heard().collect();
+        let mut verdicts = Vec::new();
+        for (volume, since, osds) in self.state.asked_reserves() {
+            let told = |osd: &OsdId| heard.get(osd).filter(|heard| heard.view >= since).and_then(|heard| heard.usage);
+            let Some(usages) = osds.iter().map(told).collect::<Option<Vec<_>>>() else { continue };
+            verdicts.push(Verdict { volume, since, is_kept: usages.iter().all(|usage| usage.unfilled <= usage.free) });
+        }
+        // Where several don't fit together the newest goes first; the others are judged by what is then told.
+        let refused = verdicts.iter().filter(|verdict| !verdict.is_kept).max_by_key(|verdict| verdict.since).copied();
+        let kept = verdicts.into_iter().filter(|verdict| verdict.is_kept);
+        let due: Vec<Verdict> = kept.chain(refused).filter(|verdict| self.detector.proposes(verdict)).collect();
+        due.into_iter().for_each(|verdict| self.propose_own(Command::ReserveJudged(verdict)));
+    }
+
+    pub(super) fn space_use(&self, volume: Option<&Name>) -> Result<ControlReply, ControlError> {
+        let mut blocks: BTreeMap<LayerId, u64> = BTreeMap::new();
+        for (layer, count) in self.detector.heard().flat_map(|(_, heard)| &heard.layers) {
+            *blocks.entry(*layer).or_default() += count;
+        }
+        let mut report = self.state.space_report(volume, &blocks)?;
+        report.osds = self.osd_usage().collect();
+        Ok(ControlReply::Space(report))
+    }
+}
