@@ -1,7 +1,7 @@
 //! An OSD core as the simulator sees it, whatever bug is planted in it: one world serves all policies.
 
 use ashlar_osd_core::store::api::ChunkVersions;
-use ashlar_osd_core::{Action, Event, Osd, Policy};
+use ashlar_osd_core::{Action, Event, Osd, Policy, SpaceNews};
 use ashlar_types::control::OsdUsage;
 use ashlar_types::view::Fences;
 use ashlar_types::{ChunkId, Epoch, PgId, Tick};
@@ -10,6 +10,7 @@ pub trait OsdMachine: std::fmt::Debug {
     fn step(&mut self, now: Tick, event: Event, actions: &mut Vec<Action>);
     fn poll(&mut self, now: Tick, actions: &mut Vec<Action>);
     fn usage(&self) -> OsdUsage;
+    fn space_news(&mut self) -> SpaceNews;
     /// PGs that it leads and serves.
     fn active_pgs(&self) -> Vec<(PgId, Epoch)>;
     fn chunks(&self, pg: PgId) -> Vec<(ChunkId, ChunkVersions)>;
@@ -31,6 +32,10 @@ impl<P: Policy> OsdMachine for Osd<P> {
 
     fn usage(&self) -> OsdUsage {
         Osd::usage(self)
+    }
+
+    fn space_news(&mut self) -> SpaceNews {
+        Osd::space_news(self)
     }
 
     fn active_pgs(&self) -> Vec<(PgId, Epoch)> {

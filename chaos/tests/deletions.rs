@@ -1,7 +1,7 @@
 //! What placement groups keep of volumes that are gone stays small, however many there were.
 
 use ashlar_mds_core::state::{ClusterState, Command};
-use ashlar_types::control::{ControlReply, ControlRequest, VolumeInfo};
+use ashlar_types::control::{ControlReply, ControlRequest, Provision, VolumeInfo};
 use ashlar_types::view::Fences;
 use ashlar_types::{AttachmentId, BootId, ClusterId, Generation, Name, OsdId, PoolId, Revision};
 use ashlar_wire::{Decide, JoinMeta, JoinStart, Message, PromiseReply, Report};
@@ -25,7 +25,7 @@ impl Cluster {
     fn create(&mut self, number: u64, pool: &str) -> VolumeInfo {
         let name = Name::new(&format!("v{number}")).expect("a good name");
         let pool = Some(Name::new(pool).expect("a good name"));
-        match self.ask(ControlRequest::VolumeCreate { name, size: 512, pool }) {
+        match self.ask(ControlRequest::VolumeCreate { name, size: 512, pool, provision: Provision::Thin }) {
             ControlReply::Volume(info) => info,
             other => panic!("{other:?}"),
         }
@@ -64,7 +64,7 @@ fn two_hundred_thousand_deletions_leave_a_few_ranges() {
     cluster.ask(ControlRequest::OsdRegister { osd, boot, address, host: host(), capacity: 1 << 40 });
     for name in ["a", "b"] {
         let name = Name::new(name).expect("a good name");
-        cluster.ask(ControlRequest::PoolCreate { name, replicas: 1, min_size: None });
+        cluster.ask(ControlRequest::PoolCreate { name, replicas: 1, min_size: None, over_commit: None });
     }
     let mut x = 3u64;
     let mut below = move |n: usize| {

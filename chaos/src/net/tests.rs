@@ -11,7 +11,14 @@ fn profile() -> NetProfile {
 }
 
 fn message(n: u64) -> Message {
-    Message::CreditGrant(CreditGrant { pg: PgId::default(), epoch: Epoch(1), wanted_total: n, granted_total: n })
+    Message::CreditGrant(CreditGrant {
+        pg: PgId::default(),
+        epoch: Epoch(1),
+        wanted_total: n,
+        granted_total: n,
+        is_reserved: false,
+        is_reclaiming: false,
+    })
 }
 
 fn number(event: &NetEvent) -> Option<u64> {

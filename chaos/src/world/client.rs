@@ -356,7 +356,10 @@ impl World {
     fn on_refused(&mut self, id: u32, tag: u64, error: &BlockError) {
         let is_expected = match error {
             BlockError::Fenced => true,
-            BlockError::NoSpace => self.aim() == Some(Aim::FullDisk),
+            BlockError::NoSpace => {
+                let is_lazy = self.clients.get(&id).is_some_and(|client| self.is_lazy(client.volume));
+                self.aim() == Some(Aim::FullDisk) && !is_lazy
+            }
             _ => false,
         };
         if !is_expected {

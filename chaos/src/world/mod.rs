@@ -141,6 +141,8 @@ pub struct Shape {
     pub late_timer_permille: u64,
     /// Whether the volumes are deleted in the end.
     pub deletes: bool,
+    /// Whether the first volume has its space reserved, beside others that fill the disks.
+    pub has_lazy: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -442,13 +444,24 @@ impl Shape {
             Aim::IsolatePrimary | Aim::RestartGrantor | Aim::LostBoot => 800,
             _ => 300,
         };
+        let has_lazy = aim == Aim::FullDisk && rng.permille(600);
         Shape {
+            has_lazy,
             mds_nodes: if rng.permille(700) { 1 } else { 3 },
             osds: u32::from(replicas) + u32::from(rng.permille(150)),
             replicas,
-            volumes: if rng.permille(800) { 1 } else { 2 },
+            volumes: match has_lazy {
+                true => 3,
+                false if rng.permille(800) => 1,
+                false => 2,
+            },
             sharers: if aim != Aim::TakeOver && rng.permille(shared) { 2 } else { 1 },
-            disk_bytes: if aim == Aim::FullDisk { 24 << 20 } else { 256 << 20 },
+            disk_bytes: match aim {
+                // A lazy volume of 16 MiB, its headroom, and less than the others would like to have.
+                Aim::FullDisk if has_lazy => 40 << 20,
+                Aim::FullDisk => 24 << 20,
+                _ => 256 << 20,
+            },
             log_bytes: *rng.choose(&[1 << 20, 4 << 20]).expect("not empty"),
             batch_permille: *rng.choose(&[0, 300, 900]).expect("not empty"),
             load_time: rng.between(4, 15) * SECOND,

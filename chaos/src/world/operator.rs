@@ -8,7 +8,7 @@ use crate::clock::{Instant, MS};
 use crate::net::ProcId;
 use crate::rng::Rng;
 use crate::run::Reason;
-use ashlar_types::control::{AttachMode, ControlError, ControlReply, ControlRequest, SnapshotState};
+use ashlar_types::control::{AttachMode, ControlError, ControlReply, ControlRequest, Provision, SnapshotState};
 use ashlar_types::{DiskName, Name, VolumeId};
 use std::collections::VecDeque;
 
@@ -94,20 +94,36 @@ impl World {
     pub(super) fn make_volumes(&mut self) {
         let name = Name::new("pool").expect("a good name");
         let min_size = if self.shape.replicas == 2 { Some(1) } else { None };
-        self.operator.script.push_back(ControlRequest::PoolCreate { name, replicas: self.shape.replicas, min_size });
+        self.operator.script.push_back(ControlRequest::PoolCreate {
+            name,
+            replicas: self.shape.replicas,
+            min_size,
+            over_commit: None,
+        });
         for volume in 0..self.shape.volumes {
             let size = self.workload.volume_bytes();
+            let name = volume_name(volume);
+            let provision = if self.is_lazy(volume) { Provision::Lazy } else { Provision::Thin };
             self.operator.script.push_back(ControlRequest::VolumeCreate {
-                name: volume_name(volume),
+                name: name.clone(),
                 size,
                 pool: None,
+                provision,
             });
+            if provision == Provision::Lazy {
+                self.operator.script.push_back(ControlRequest::VolumeShow { name });
+            }
             let mode = if self.shape.sharers > 1 { AttachMode::Shared } else { AttachMode::Exclusive };
             for _ in 0..self.shape.sharers {
                 self.push_attach(volume, mode);
             }
         }
         self.ask_next();
+    }
+
+    /// Whether a volume has its space reserved, so that no write to it may find none.
+    pub(super) fn is_lazy(&self, volume: u32) -> bool {
+        self.shape.has_lazy && volume == 0
     }
 
     pub(super) fn push_attach(&mut self, volume: u32, mode: AttachMode) {
@@ -143,7 +159,9 @@ impl World {
 
     /// A snapshot is made, whatever the volume's clients do.
     pub fn snapshot(&mut self, volume: u32) {
-        if self.operator.snapshots.len() == SNAPSHOTS_MAX || !self.is_operator_idle() {
+        // After a snapshot as much would have to be reserved again, for which there is no room here.
+        let is_full = self.operator.snapshots.len() == SNAPSHOTS_MAX || self.is_lazy(volume);
+        if is_full || !self.is_operator_idle() {
             return;
         }
         self.operator.last_snapshot += 1;
@@ -152,7 +170,12 @@ impl World {
         self.trace(|| format!("volume {volume}: {name} is asked for"));
         let state = SnapshotProgress::Asked;
         self.operator.snapshots.push(Snapshot { volume, name: name.clone(), of, state });
-        self.ask_as_operator(ControlRequest::SnapshotCreate { volume: volume_name(volume), name, taken_at: 0 });
+        self.ask_as_operator(ControlRequest::SnapshotCreate {
+            volume: volume_name(volume),
+            name,
+            taken_at: 0,
+            thin: false,
+        });
     }
 
     /// Goes on with the snapshots that are not read yet.
@@ -237,7 +260,7 @@ impl World {
         self.operator.last_scratch += 1;
         let name = Name::new(&format!("scratch-{}", self.operator.last_scratch)).expect("a good name");
         let size = self.workload.volume_bytes();
-        let create = ControlRequest::VolumeCreate { name: name.clone(), size, pool: None };
+        let create = ControlRequest::VolumeCreate { name: name.clone(), size, pool: None, provision: Provision::Thin };
         self.operator.script.extend([create, ControlRequest::VolumeDelete { name, with_snapshots: false }]);
         if self.operator.script.len() == 2 {
             self.ask_next();
@@ -324,6 +347,11 @@ impl World {
                     let (of, volume) = (it.of, it.volume);
                     self.trace(|| format!("volume {volume}: {name} is there"));
                     self.history.end_snapshot(of);
+                }
+            }
+            (ControlRequest::VolumeShow { .. }, Ok(ControlReply::Volume(info))) => {
+                if info.is_reserving {
+                    return self.put(self.now + 20 * MS, ProcId::Operator, Input::WatchAgain);
                 }
             }
             (ControlRequest::VolumeCreate { name, .. }, Ok(ControlReply::Volume(info)))

@@ -12,7 +12,7 @@ use ashlar_osd_core::format::log_batch::BatchHeader;
 use ashlar_osd_core::format::{Identity, superblock};
 use ashlar_osd_core::store::Store;
 use ashlar_osd_core::store::api::{StoreConfig, StoreError};
-use ashlar_osd_core::{Action, ConnId, DiskOp, Event, Honest, IoId, OsdConfig};
+use ashlar_osd_core::{Action, ConnId, DiskOp, Event, Honest, IoId, OsdConfig, SpaceNews};
 use ashlar_sim_disk::SimDisk;
 use ashlar_types::control::{ControlError, ControlReply, ControlRequest, OsdHeartbeat};
 use ashlar_types::perf::PerfReport;
@@ -332,11 +332,12 @@ impl World {
     }
 
     fn heartbeat(&mut self, osd: OsdId) {
-        let o = &self.osds[&osd];
+        let o = self.osds.get_mut(&osd).expect("it was made");
         let suspects = o.suspects.iter().map(|(osd, boot)| (*osd, *boot)).collect();
-        let usage = o.machine.as_ref().map(|m| m.usage()).unwrap_or_default();
+        let SpaceNews { view, usage, layers } = o.machine.as_mut().map(|m| m.space_news()).unwrap_or_default();
         let perf = PerfReport::new();
-        let request = ControlRequest::OsdHeartbeat(OsdHeartbeat { osd, boot: o.boot, suspects, usage, perf });
+        let heartbeat = OsdHeartbeat { osd, boot: o.boot, suspects, usage, view, layers, perf };
+        let request = ControlRequest::OsdHeartbeat(heartbeat);
         self.call(ProcId::Osd(osd), Purpose::Heartbeat, request);
         self.put(self.now + HEARTBEAT, ProcId::Osd(osd), Input::Heartbeat);
     }
