@@ -5,7 +5,7 @@ use crate::error::BenchError;
 use crate::joined::Joined;
 use crate::load::{self, Job, Outcome};
 use ashlar_client::{Cluster, Volume};
-use ashlar_types::control::{AttachMode, ControlReply, ControlRequest};
+use ashlar_types::control::{AttachMode, ControlReply, ControlRequest, Provision};
 use ashlar_types::view::ClusterView;
 use ashlar_types::{BLOCK_BYTES, BlockDevice, BootId, DiskName, Name};
 use ashlar_wire_control::ControlClient;
@@ -135,7 +135,9 @@ pub fn create_volumes(mds: &[String], names: Vec<String>, bytes: u64) -> Result<
             let control = control.clone();
             async move {
                 let name = Name::new(&name).map_err(ashlar_client::OpenError::from)?;
-                control.request(ControlRequest::VolumeCreate { name, size: bytes, pool: None }).await?;
+                control
+                    .request(ControlRequest::VolumeCreate { name, size: bytes, pool: None, provision: Provision::Thin })
+                    .await?;
                 Ok::<(), BenchError>(())
             }
         };

@@ -1,7 +1,9 @@
 //! The command line: its spelling, which other people's scripts rely on, and nothing else.
 
+mod provision;
 mod transfer;
 
+pub use provision::{OverCommitArg, ProvisionArg, ReserveArgs};
 pub use transfer::{ExportArgs, ImportArgs};
 
 use crate::down::STOP_SECONDS;
@@ -189,14 +191,30 @@ pub enum PoolCommand {
         /// How many copies a write needs [default: 2 of 3, 1 of 1 and 2]
         #[arg(long, value_name = "M", value_parser = clap::value_parser!(u8).range(1..=16), allow_hyphen_values = true)]
         min_size: Option<u8>,
+        /// How many times what its OSDs hold its volumes may have in all, as 20 or 1.5 [default: none, which is no limit]
+        #[arg(long, value_name = "RATIO", value_parser = provision::over_commit, allow_hyphen_values = true)]
+        over_commit: Option<OverCommitArg>,
     },
     /// List the pools
     List,
+    /// What is used of a pool, and for what
+    Show {
+        #[arg(value_parser = name)]
+        name: Name,
+    },
+    /// Change a pool
+    Set {
+        #[arg(value_parser = name)]
+        name: Name,
+        /// How many times what its OSDs hold its volumes may have in all, as 20 or 1.5, or none. Volumes that are there stay
+        #[arg(long, value_name = "RATIO", value_parser = provision::over_commit, allow_hyphen_values = true)]
+        over_commit: OverCommitArg,
+    },
 }
 
 #[derive(Debug, Subcommand)]
 pub enum VolumeCommand {
-    /// Make a volume; it takes space as it is written
+    /// Make a volume; it takes space as it is written, unless it is told otherwise
     Create {
         #[arg(value_parser = name)]
         name: Name,
@@ -206,6 +224,11 @@ pub enum VolumeCommand {
         /// [default: the pool `default`]
         #[arg(long, value_parser = name)]
         pool: Option<Name>,
+        /// When it gets its space
+        #[arg(long, value_name = "MODE", default_value = "thin")]
+        provision: ProvisionArg,
+        #[command(flatten)]
+        reserve: ReserveArgs,
     },
     /// Make volumes that are at first what a snapshot is, and share what it holds; takes no space and no time
     Clone(CloneArgs),
@@ -228,6 +251,16 @@ pub enum VolumeCommand {
         /// Its snapshots too
         #[arg(long)]
         snapshots: bool,
+    },
+    /// Change when a volume gets its space, also while it is in use
+    Set {
+        #[arg(value_parser = name)]
+        name: Name,
+        /// When it gets its space
+        #[arg(long, value_name = "MODE")]
+        provision: ProvisionArg,
+        #[command(flatten)]
+        reserve: ReserveArgs,
     },
     /// Make a volume larger
     Extend {
@@ -302,6 +335,9 @@ pub enum SnapshotCommand {
     Create {
         #[command(flatten)]
         snapshot: SnapshotArg,
+        /// A volume that has its space reserved becomes thin with it, instead of having as much reserved again for what it overwrites
+        #[arg(long)]
+        thin_snapshots: bool,
         /// How long that is waited for
         #[arg(long, value_name = "SECONDS", default_value_t = SNAPSHOT_SECONDS, value_parser = clap::value_parser!(u64).range(..=TIMEOUT_SECONDS_MAX))]
         timeout: u64,
@@ -571,8 +607,14 @@ mod tests {
             "ashlar osd inspect /disk chunk layer.1/chunk.0",
             "ashlar osd fsck /disk",
             "ashlar pool create p --replicas 3 --min-size 2",
+            "ashlar pool create p --replicas 3 --over-commit 1.5",
+            "ashlar pool set p --over-commit none",
+            "ashlar pool show p --json",
             "ashlar pool list",
             "ashlar volume create v --size 10GiB --pool p",
+            "ashlar volume create v --size 1G --provision lazy --timeout 5",
+            "ashlar volume set v --provision thin",
+            "ashlar snapshot create v@s --thin-snapshots",
             "ashlar volume list --json",
             "ashlar volume show v",
             "ashlar volume delete v",
@@ -623,6 +665,12 @@ mod tests {
         assert!(mistake("ashlar volume create v").contains("--size <SIZE>"));
         assert!(mistake("ashlar volume create a@b --size 1G").contains("a name takes letters"));
         assert!(mistake("ashlar pool create p --replicas -3").contains("'-3'"));
+        assert!(mistake("ashlar pool set p --over-commit -1").contains("an over-commit ratio is 0.01 to 10000"));
+        assert!(mistake("ashlar pool set p").contains("--over-commit <RATIO>"));
+        assert!(
+            mistake("ashlar volume create v --size 1G --provision thick").contains("[possible values: thin, lazy]")
+        );
+        assert!(mistake("ashlar volume set v").contains("--provision <MODE>"));
         assert!(mistake("ashlar up --osds 0").contains("'0'"));
         assert!(mistake("ashlar down --timeout 18446744073709551615").contains("is not in 0..=86400"));
         assert!(mistake("ashlar chaos sim --seeds 0").contains("'0'"));

@@ -71,6 +71,18 @@ pub enum CliError {
         waited.as_secs()
     )]
     NotAvailable { name: String, waited: Duration, pgs: String },
+    #[error(
+        "there is no room to reserve for volume {name}: its OSDs have filled meanwhile; `ashlar pool show` says what is used"
+    )]
+    NotReserved { name: String },
+    #[error(
+        "after {} s not all OSDs have said that they keep the space of volume {name}: `ashlar status` says which are down; \
+         `ashlar volume show {name}` says when it is reserved",
+        waited.as_secs()
+    )]
+    StillReserving { name: String, waited: Duration },
+    #[error("pool {name:?} does not exist")]
+    NoPool { name: Name },
     /// The first requests for many clones were done, and then one was not.
     #[error(
         "{made} of {wanted} clones are made, up to {last}; `--first {first_left} --count {}` goes on behind them when this is mended",

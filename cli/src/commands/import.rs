@@ -7,7 +7,7 @@ use crate::output::Output;
 use crate::transfer::{
     Content, CopyError, Disk, PIECE_BYTES, Piece, Progress, Source, SourceError, WINDOW, interrupts,
 };
-use ashlar_types::control::{AttachMode, ControlReply, ControlRequest};
+use ashlar_types::control::{AttachMode, ControlReply, ControlRequest, Provision};
 use ashlar_types::{BlockError, DiskName, Name, format_bytes};
 use serde_json::json;
 use tokio::signal::unix::Signal;
@@ -33,7 +33,9 @@ pub async fn run(control: &Control, args: ImportArgs) -> Result<Output, CliError
     if resume {
         check_volume(control, &name, size, pool.as_ref()).await?;
     } else {
-        control.ask(ControlRequest::VolumeCreate { name: name.clone(), size, pool }).await?;
+        control
+            .ask(ControlRequest::VolumeCreate { name: name.clone(), size, pool, provision: Provision::Thin })
+            .await?;
     }
     let disk = DiskName::from(name.clone());
     let id = Disk::gateway_name("import", &disk);

@@ -1,5 +1,6 @@
 //! `ashlar pool`.
 
+use super::space;
 use crate::args::PoolCommand;
 use crate::control::Control;
 use crate::error::CliError;
@@ -7,11 +8,13 @@ use crate::output::{Output, Table};
 use ashlar_types::control::{ControlReply, ControlRequest};
 use ashlar_types::view::PoolInfo;
 use serde_json::{Value, json};
+use std::fmt::Write as _;
 
 pub async fn run(control: &Control, command: PoolCommand) -> Result<Output, CliError> {
     match command {
-        PoolCommand::Create { name, replicas, min_size } => {
-            let reply = control.ask(ControlRequest::PoolCreate { name, replicas, min_size }).await?;
+        PoolCommand::Create { name, replicas, min_size, over_commit } => {
+            let over_commit = over_commit.and_then(|arg| arg.0);
+            let reply = control.ask(ControlRequest::PoolCreate { name, replicas, min_size, over_commit }).await?;
             let ControlReply::Pool(pool) = reply else { return Err(CliError::unexpected("pool create", &reply)) };
             let text = format!(
                 "pool {} created: {} replicas, writes need {}, {} placement groups",
@@ -28,7 +31,35 @@ pub async fn run(control: &Control, command: PoolCommand) -> Result<Output, CliE
             }
             Ok(Output::new(table.render(), pools.iter().map(pool_json).collect()))
         }
+        PoolCommand::Show { name } => {
+            let pools = control.pools().await?;
+            let pool = pools.iter().find(|pool| pool.name == name).ok_or_else(|| CliError::NoPool { name })?;
+            let report = space::of_pools(control).await?;
+            let used = report.pools.iter().find(|(id, _)| *id == pool.id).map(|(_, space)| *space).unwrap_or_default();
+            let mut value = pool_json(pool);
+            value["space"] = space::pool_space_json(&used);
+            Ok(Output::new(describe(pool) + &space::describe_pool(&used), value))
+        }
+        PoolCommand::Set { name, over_commit } => {
+            let request = ControlRequest::PoolSet { name: name.clone(), over_commit: over_commit.0 };
+            control.ask(request).await?;
+            let ratio = over_commit.0.map(|ratio| f64::from(ratio.0) / 100.0);
+            let text = match ratio {
+                Some(ratio) => format!("volumes of pool {name} may have {ratio} times what its OSDs hold"),
+                None => format!("volumes of pool {name} may have any size"),
+            };
+            Ok(Output::new(text, json!({ "name": name, "over_commit": ratio })))
+        }
     }
+}
+
+fn describe(pool: &PoolInfo) -> String {
+    let mut text = String::new();
+    let _ = writeln!(text, "name        {}", pool.name);
+    let _ = writeln!(text, "id          {}", pool.id);
+    let _ = writeln!(text, "replicas    {}, writes need {}", pool.replicas, pool.min_size);
+    let _ = writeln!(text, "pgs         {}", pool.pg_count);
+    text
 }
 
 pub fn pool_json(pool: &PoolInfo) -> Value {

@@ -21,7 +21,9 @@ const PAUSE: Duration = Duration::from_millis(2);
 
 pub async fn run(control: &Control, command: SnapshotCommand) -> Result<Output, CliError> {
     match command {
-        SnapshotCommand::Create { snapshot, timeout } => create(control, &snapshot, Duration::from_secs(timeout)).await,
+        SnapshotCommand::Create { snapshot, thin_snapshots, timeout } => {
+            create(control, &snapshot, thin_snapshots, Duration::from_secs(timeout)).await
+        }
         SnapshotCommand::List { volume } => {
             let snapshots = list(control, volume).await?;
             let mut table = Table::new(&["NAME", "SIZE", "TAKEN", "STATE"]);
@@ -41,11 +43,11 @@ pub async fn run(control: &Control, command: SnapshotCommand) -> Result<Output, 
     }
 }
 
-async fn create(control: &Control, snapshot: &SnapshotArg, patience: Duration) -> Result<Output, CliError> {
+async fn create(control: &Control, snapshot: &SnapshotArg, thin: bool, patience: Duration) -> Result<Output, CliError> {
     let (volume, name) = snapshot.resolve()?;
     let deadline = Instant::now() + patience;
     let taken_at = unix_now();
-    let request = ControlRequest::SnapshotCreate { volume: volume.clone(), name: name.clone(), taken_at };
+    let request = ControlRequest::SnapshotCreate { volume: volume.clone(), name: name.clone(), taken_at, thin };
     let mut info = ask(control, "snapshot create", request).await?;
     while info.state == SnapshotState::Creating {
         if Instant::now() >= deadline {

@@ -1,15 +1,15 @@
 //! `ashlar status`: how the cluster is, what is wrong, what it means and what to do.
 
 use super::pool::pool_json;
-use super::scrub;
 use super::volume::{attachment_json, describe_attachment};
+use super::{scrub, space};
 use crate::control::{Control, ServiceStatus};
 use crate::error::CliError;
 use crate::health::{self, PgSummary, Problem};
 use crate::output::{Output, Table};
 use ashlar_types::control::{AttachmentInfo, VolumeInfo};
 use ashlar_types::view::ClusterView;
-use ashlar_types::{OsdId, format_bytes};
+use ashlar_types::{OsdId, PoolId, format_bytes};
 use serde_json::{Value, json};
 use std::fmt::Write as _;
 
@@ -27,6 +27,8 @@ pub async fn run(control: &Control) -> Result<Output, CliError> {
     let service = control.status().await?;
     let mut problems = health::problems(&view);
     problems.extend(damage(&service));
+    let name_of = |pool: PoolId| view.pools.get(&pool).map_or_else(|| pool.to_string(), |info| info.name.to_string());
+    problems.extend(space::problems(&space::of_pools(control).await?, name_of));
     let facts = Facts { pgs: health::summarize(&view), problems, service, view, volumes };
     Ok(Output::new(for_people(&facts), for_programs(&facts)))
 }
@@ -120,6 +122,7 @@ pub fn osds_json(view: &ClusterView, service: &ServiceStatus) -> Vec<Value> {
             "capacity": osd.capacity,
             "used": usage.map(|usage| usage.used),
             "repaired_blocks": usage.map(|usage| usage.repaired_blocks),
+            "space": usage.map(space::osd_json),
             "lost_blocks": usage.map(|usage| usage.lost_blocks),
             "pgs": pgs_of(view, osd.id),
         })

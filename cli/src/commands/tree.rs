@@ -237,7 +237,7 @@ fn family<'a>(stacks: impl Iterator<Item = &'a Vec<LayerId>>) -> (Parents, Child
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ashlar_types::control::{BaseLayer, OriginInfo, SnapshotState, VolumeState};
+    use ashlar_types::control::{BaseLayer, OriginInfo, Provision, SnapshotState, VolumeState};
     use ashlar_types::view::{Merge, PoolInfo};
     use ashlar_types::{PgId, PoolId, SnapshotId, StackRevision};
 
@@ -258,6 +258,8 @@ mod tests {
             layers: layers.iter().map(|layer| LayerId(*layer)).collect(),
             attachments: Vec::new(),
             origin: None,
+            provision: Provision::Thin,
+            is_reserving: false,
             clones: 0,
         }
     }

@@ -1,26 +1,40 @@
 //! `ashlar volume`, but for `attach` and `detach`.
 
 use super::merges::{self, Merging};
-use super::{attach, clone, detach, export, import, snapshot, tree};
+use super::{attach, clone, detach, export, import, reserve, snapshot, space, tree};
 use crate::args::VolumeCommand;
 use crate::control::Control;
 use crate::error::CliError;
 use crate::output::{Output, Table};
 use crate::place::Place;
 use ashlar_types::control::{
-    AttachmentInfo, ControlReply, ControlRequest, OriginInfo, SnapshotInfo, VolumeInfo, VolumeState,
+    AttachmentInfo, ControlReply, ControlRequest, OriginInfo, Provision, SnapshotInfo, SpaceUse, VolumeInfo,
+    VolumeState,
 };
 use ashlar_types::format_bytes;
 use serde_json::{Value, json};
 use std::fmt::Write as _;
+use std::time::Duration;
 
 pub async fn run(control: &Control, place: &Place, command: VolumeCommand) -> Result<Output, CliError> {
     match command {
-        VolumeCommand::Create { name, size, pool } => {
-            let volume =
-                ask_volume(control, "volume create", ControlRequest::VolumeCreate { name, size, pool }).await?;
+        VolumeCommand::Create { name, size, pool, provision, reserve } => {
+            let request = ControlRequest::VolumeCreate { name, size, pool, provision: provision.into() };
+            let volume = ask_volume(control, "volume create", request).await?;
+            let volume = reserve::wait(control, volume, Duration::from_secs(reserve.timeout)).await?;
+            let (size, how) = (format_bytes(volume.size), if_reserved(&volume));
+            let text = format!("volume {} created: {size} in pool {}{how}", volume.name, volume.pool_name);
+            Ok(Output::new(text, volume_json(&volume)))
+        }
+        VolumeCommand::Set { name, provision, reserve } => {
+            let request = ControlRequest::VolumeSet { name, provision: provision.into() };
+            let volume = ask_volume(control, "volume set", request).await?;
+            let volume = reserve::wait(control, volume, Duration::from_secs(reserve.timeout)).await?;
+            if volume.provision != provision.into() {
+                return Err(CliError::NotReserved { name: volume.name.to_string() });
+            }
             let text =
-                format!("volume {} created: {} in pool {}", volume.name, format_bytes(volume.size), volume.pool_name);
+                format!("volume {} is {} now{}", volume.name, provision_word(volume.provision), if_reserved(&volume));
             Ok(Output::new(text, volume_json(&volume)))
         }
         VolumeCommand::Clone(args) => clone::run(control, args).await,
@@ -43,7 +57,9 @@ pub async fn run(control: &Control, place: &Place, command: VolumeCommand) -> Re
             value["snapshots"] = snapshots.iter().map(snapshot::snapshot_json).collect();
             let merges = merges::of(&control.view().await?, volume.id);
             value["merges"] = merges.iter().map(merges::merge_json).collect();
-            Ok(Output::new(describe(&volume, &snapshots, &merges), value))
+            let used = space::of_volume(control, &volume.name, volume.id).await?;
+            value["space"] = space::space_json(&used);
+            Ok(Output::new(describe(&volume, &snapshots, &merges, &used), value))
         }
         VolumeCommand::Tree { name } => tree::run(control, name).await,
         VolumeCommand::Delete { name, snapshots: with_snapshots } => {
@@ -76,19 +92,37 @@ async fn ask_volume(control: &Control, what: &'static str, request: ControlReque
 
 fn state_word(state: VolumeState) -> &'static str {
     match state {
+        VolumeState::Creating => "creating",
         VolumeState::Available => "available",
         VolumeState::Attached => "attached",
         VolumeState::Deleting => "deleting",
     }
 }
 
-fn describe(volume: &VolumeInfo, snapshots: &[SnapshotInfo], merges: &[Merging]) -> String {
+pub fn provision_word(provision: Provision) -> &'static str {
+    match provision {
+        Provision::Thin => "thin",
+        Provision::Lazy => "lazy",
+    }
+}
+
+fn if_reserved(volume: &VolumeInfo) -> &'static str {
+    match volume.provision {
+        Provision::Thin => "",
+        Provision::Lazy => ", all of it reserved",
+    }
+}
+
+fn describe(volume: &VolumeInfo, snapshots: &[SnapshotInfo], merges: &[Merging], used: &SpaceUse) -> String {
     let mut text = String::new();
     let _ = writeln!(text, "name        {}", volume.name);
     let _ = writeln!(text, "id          {}", volume.id);
     let _ = writeln!(text, "size        {} ({} bytes)", format_bytes(volume.size), volume.size);
     let _ = writeln!(text, "pool        {}", volume.pool_name);
     let _ = writeln!(text, "state       {}", state_word(volume.state));
+    let being = if volume.is_reserving { ", being reserved" } else { "" };
+    let _ = writeln!(text, "provision   {}{being}", provision_word(volume.provision));
+    text.push_str(&space::describe(used));
     let layers: Vec<String> = volume.layers.iter().map(ToString::to_string).collect();
     let _ = writeln!(text, "layers      {}", layers.join(", "));
     if let Some(origin) = volume.origin.as_deref() {
@@ -141,6 +175,8 @@ pub fn volume_json(volume: &VolumeInfo) -> Value {
         "size": volume.size,
         "pool": volume.pool_name,
         "state": state_word(volume.state),
+        "provision": provision_word(volume.provision),
+        "reserving": volume.is_reserving,
         "layers": volume.layers.iter().map(|layer| layer.0).collect::<Vec<_>>(),
         "attachments": volume.attachments.iter().map(attachment_json).collect::<Vec<_>>(),
         "origin": volume.origin.as_deref().map(origin_json),

@@ -268,7 +268,7 @@ async fn make_default_pool(services: &Services<'_>, control: &Control) -> Result
     }
     let name = Name::new(POOL_DEFAULT).expect("a name");
     let replicas = u8::try_from(replicas).expect("at most three");
-    control.ask(ControlRequest::PoolCreate { name, replicas, min_size: None }).await.map(|_| ())
+    control.ask(ControlRequest::PoolCreate { name, replicas, min_size: None, over_commit: None }).await.map(|_| ())
 }
 
 async fn wait_for_primaries(control: &Control) -> Result<(), CliError> {

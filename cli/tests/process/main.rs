@@ -14,5 +14,6 @@ mod lifecycle;
 mod nbd_hostile;
 mod perf;
 mod production;
+mod provision;
 mod scrub;
 mod snapshots;

@@ -16,9 +16,11 @@ pub const CMD_READ: u16 = 0;
 pub const CMD_WRITE: u16 = 1;
 pub const CMD_DISC: u16 = 2;
 const CMD_FLUSH: u16 = 3;
+pub const CMD_TRIM: u16 = 4;
 pub const CMD_WRITE_ZEROES: u16 = 6;
 pub const EPERM: u32 = 1;
 pub const EINVAL: u32 = 22;
+pub const ENOSPC: u32 = 28;
 
 #[derive(Debug)]
 pub struct Nbd {
