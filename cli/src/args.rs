@@ -3,7 +3,7 @@
 mod provision;
 mod transfer;
 
-pub use provision::{OverCommitArg, ProvisionArg, ReserveArgs};
+pub use provision::{OverCommitArg, ProvisionArg, ReserveArgs, VolumeSetArgs};
 pub use transfer::{ExportArgs, ImportArgs};
 
 use crate::down::STOP_SECONDS;
@@ -252,16 +252,8 @@ pub enum VolumeCommand {
         #[arg(long)]
         snapshots: bool,
     },
-    /// Change when a volume gets its space, also while it is in use
-    Set {
-        #[arg(value_parser = name)]
-        name: Name,
-        /// When it gets its space
-        #[arg(long, value_name = "MODE")]
-        provision: ProvisionArg,
-        #[command(flatten)]
-        reserve: ReserveArgs,
-    },
+    /// Change when a volume gets its space, also while it is in use, or its size
+    Set(VolumeSetArgs),
     /// Make a volume larger
     Extend {
         #[arg(value_parser = name)]
@@ -614,6 +606,8 @@ mod tests {
             "ashlar volume create v --size 10GiB --pool p",
             "ashlar volume create v --size 1G --provision lazy --timeout 5",
             "ashlar volume set v --provision thin",
+            "ashlar volume set v --size 1G --shrink --force",
+            "ashlar volume set v --size 1G --provision lazy",
             "ashlar snapshot create v@s --thin-snapshots",
             "ashlar volume list --json",
             "ashlar volume show v",
@@ -671,6 +665,8 @@ mod tests {
             mistake("ashlar volume create v --size 1G --provision thick").contains("[possible values: thin, lazy]")
         );
         assert!(mistake("ashlar volume set v").contains("--provision <MODE>"));
+        assert!(mistake("ashlar volume set v --shrink").contains("--size <SIZE>"));
+        assert!(mistake("ashlar volume set v --size 1G --force").contains("--shrink"));
         assert!(mistake("ashlar up --osds 0").contains("'0'"));
         assert!(mistake("ashlar down --timeout 18446744073709551615").contains("is not in 0..=86400"));
         assert!(mistake("ashlar chaos sim --seeds 0").contains("'0'"));

@@ -3,7 +3,7 @@
 use crate::layout::Service;
 use ashlar_client::OpenError;
 use ashlar_types::control::ControlReply;
-use ashlar_types::{Name, NameError};
+use ashlar_types::{BlockError, Name, NameError};
 use ashlar_wire_control::ControlClientError;
 use std::error::Error;
 use std::io;
@@ -81,6 +81,8 @@ pub enum CliError {
         waited.as_secs()
     )]
     StillReserving { name: String, waited: Duration },
+    #[error("volume {name} keeps its size: what lies behind the new end cannot be discarded: {source}")]
+    Shrink { name: Name, source: BlockError },
     #[error("pool {name:?} does not exist")]
     NoPool { name: Name },
     /// The first requests for many clones were done, and then one was not.

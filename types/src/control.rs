@@ -191,6 +191,13 @@ pub enum ControlRequest {
         name: Name,
         provision: Provision,
     },
+    /// Takes the end of a volume away. Asked by the gateway that alone has it, after it has discarded what was there: so that a volume that grows
+    /// again reads as zeroes there.
+    VolumeShrink {
+        name: Name,
+        size: u64,
+        gateway: String,
+    },
     /// `None`: any number of volumes of any size.
     PoolSet {
         name: Name,

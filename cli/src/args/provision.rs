@@ -1,5 +1,6 @@
 //! When volumes get their space, and how much pools may promise.
 
+use ashlar_types::Name;
 use ashlar_types::control::{OverCommit, Provision};
 use clap::{Args, ValueEnum};
 
@@ -29,6 +30,27 @@ pub struct ReserveArgs {
     /// How long a reservation is waited for
     #[arg(long, value_name = "SECONDS", default_value_t = RESERVE_SECONDS, value_parser = clap::value_parser!(u64).range(..=86_400))]
     pub timeout: u64,
+}
+
+#[derive(Debug, Args)]
+#[group(id = "change", required = true, multiple = true, args = ["provision", "size"])]
+pub struct VolumeSetArgs {
+    #[arg(value_parser = super::name)]
+    pub name: Name,
+    /// When it gets its space
+    #[arg(long, value_name = "MODE")]
+    pub provision: Option<ProvisionArg>,
+    /// The new size, not the difference
+    #[arg(long, value_parser = super::size, allow_hyphen_values = true)]
+    pub size: Option<u64>,
+    /// It may become smaller. Refused while somebody has it, or if there is data behind the new end
+    #[arg(long, requires = "size")]
+    pub shrink: bool,
+    /// Also if there is data behind the new end, which is lost
+    #[arg(long, requires = "shrink")]
+    pub force: bool,
+    #[command(flatten)]
+    pub reserve: ReserveArgs,
 }
 
 /// A ratio, or none.

@@ -16,6 +16,7 @@ pub mod perf;
 pub mod pool;
 mod reserve;
 pub mod scrub;
+mod set;
 pub mod snapshot;
 mod space;
 pub mod status;

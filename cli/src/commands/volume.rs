@@ -1,7 +1,7 @@
 //! `ashlar volume`, but for `attach` and `detach`.
 
 use super::merges::{self, Merging};
-use super::{attach, clone, detach, export, import, reserve, snapshot, space, tree};
+use super::{attach, clone, detach, export, import, reserve, set, snapshot, space, tree};
 use crate::args::VolumeCommand;
 use crate::control::Control;
 use crate::error::CliError;
@@ -26,17 +26,7 @@ pub async fn run(control: &Control, place: &Place, command: VolumeCommand) -> Re
             let text = format!("volume {} created: {size} in pool {}{how}", volume.name, volume.pool_name);
             Ok(Output::new(text, volume_json(&volume)))
         }
-        VolumeCommand::Set { name, provision, reserve } => {
-            let request = ControlRequest::VolumeSet { name, provision: provision.into() };
-            let volume = ask_volume(control, "volume set", request).await?;
-            let volume = reserve::wait(control, volume, Duration::from_secs(reserve.timeout)).await?;
-            if volume.provision != provision.into() {
-                return Err(CliError::NotReserved { name: volume.name.to_string() });
-            }
-            let text =
-                format!("volume {} is {} now{}", volume.name, provision_word(volume.provision), if_reserved(&volume));
-            Ok(Output::new(text, volume_json(&volume)))
-        }
+        VolumeCommand::Set(args) => set::run(control, args).await,
         VolumeCommand::Clone(args) => clone::run(control, args).await,
         VolumeCommand::List => {
             let volumes = control.volumes().await?;
@@ -83,7 +73,11 @@ pub async fn run(control: &Control, place: &Place, command: VolumeCommand) -> Re
 }
 
 /// The answer to create, show and extend: some of them may only say that they are done.
-async fn ask_volume(control: &Control, what: &'static str, request: ControlRequest) -> Result<VolumeInfo, CliError> {
+pub async fn ask_volume(
+    control: &Control,
+    what: &'static str,
+    request: ControlRequest,
+) -> Result<VolumeInfo, CliError> {
     match control.ask(request).await? {
         ControlReply::Volume(volume) => Ok(volume),
         reply => Err(CliError::unexpected(what, &reply)),
@@ -106,7 +100,7 @@ pub fn provision_word(provision: Provision) -> &'static str {
     }
 }
 
-fn if_reserved(volume: &VolumeInfo) -> &'static str {
+pub fn if_reserved(volume: &VolumeInfo) -> &'static str {
     match volume.provision {
         Provision::Thin => "",
         Provision::Lazy => ", all of it reserved",

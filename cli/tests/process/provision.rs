@@ -72,6 +72,35 @@ fn a_volume_is_made_lazy_and_thin_again_while_it_is_written() {
 }
 
 #[test]
+fn a_volume_is_shrunk_only_where_nothing_is_lost_or_by_force_and_grows_again_with_zeroes() {
+    let cluster = Cluster::up(&["--osds", "1"]);
+    let export = cluster.volume("v", "64MiB");
+    let mut nbd = Nbd::connect(&export.address, "v").expect("served");
+    assert_eq!(write(&mut nbd, 0, 4 * MIB, 1), Ok(()));
+    assert_eq!(write(&mut nbd, 20 * MIB, 21 * MIB, 2), Ok(()));
+    nbd.disconnect();
+    cluster.ok(&["snapshot", "create", "v@s"]);
+    let set = |size, more: &[&'static str]| [&["volume", "set", "v", "--size", size][..], more].concat();
+    assert!(cluster.fails(&set("32MiB", &["--shrink"])).contains("is attached"));
+    cluster.ok(&["volume", "detach", "v"]);
+    assert!(cluster.fails(&set("32MiB", &[])).contains("--shrink makes it smaller"));
+    assert_eq!(cluster.json(&set("32MiB", &["--shrink"]))["size"], 32 * MIB);
+    let line = cluster.fails(&set("2MiB", &["--shrink"]));
+    assert!(line.contains("has data behind 2097152 bytes, the first at 2097152") && line.contains("--force"), "{line}");
+    let line = cluster.fails(&set("10MiB", &["--shrink"]));
+    assert!(line.contains("the first at 20971520"), "{line}");
+    assert_eq!(cluster.json(&set("2MiB", &["--shrink", "--force"]))["size"], 2 * MIB);
+    assert_eq!(cluster.json(&set("64MiB", &[]))["size"], 64 * MIB);
+    let export = cluster.attach(&["v"]);
+    let mut nbd = Nbd::connect(&export.address, "v").expect("served");
+    let byte = |nbd: &mut Nbd, at| nbd.read(at, 4096).expect("connected").expect("read")[0];
+    assert_eq!([0, 2 * MIB, 20 * MIB].map(|at| byte(&mut nbd, at)), [1, 0, 0]);
+    let before = cluster.attach(&["v@s"]);
+    let mut nbd = Nbd::connect(&before.address, "v@s").expect("served");
+    assert_eq!([0, 2 * MIB, 20 * MIB].map(|at| byte(&mut nbd, at)), [1, 1, 2], "the snapshot keeps it");
+}
+
+#[test]
 fn a_pool_promises_no_more_than_it_is_allowed_to() {
     let cluster = Cluster::up(&[]);
     cluster.ok(&["pool", "create", "small", "--replicas", "3", "--over-commit", "1.5"]);

@@ -85,7 +85,7 @@ fn target(d: &mut Digits) -> ScrubTarget {
 fn command(number: u64, view: &ClusterView) -> Command {
     use ControlRequest as R;
     let mut d = Digits(number);
-    let request = match d.next(46) {
+    let request = match d.next(47) {
         21 => R::ScrubStart { target: target(&mut d), deep: d.next(2) == 0 },
         22 => R::ScrubCancel { target: target(&mut d) },
         23 => {
@@ -145,6 +145,7 @@ fn command(number: u64, view: &ClusterView) -> Command {
             R::PoolCreate { name: d.name(), replicas, min_size, over_commit: d.over_commit() }
         }
         8 | 9 => R::VolumeCreate { name: d.name(), size: d.size(), pool: Some(d.name()), provision: d.provision() },
+        46 => R::VolumeShrink { name: d.name(), size: d.size(), gateway: d.gateway() },
         38 => R::PoolSet { name: d.name(), over_commit: d.over_commit() },
         39..42 => R::VolumeSet { name: d.name(), provision: d.provision() },
         42..46 => {

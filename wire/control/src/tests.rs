@@ -226,6 +226,7 @@ fn requests_come_back_the_same() {
         R::VolumeCreate { name: name("v"), size: 512, pool: None, provision: Provision::Lazy },
         R::VolumeSet { name: name("v"), provision: Provision::Lazy },
         R::VolumeSet { name: name("v"), provision: Provision::Thin },
+        R::VolumeShrink { name: name("v"), size: 512, gateway: gateway() },
         R::PoolCreate { name: name("p"), replicas: 3, min_size: None, over_commit: Some(OverCommit(150)) },
         R::PoolSet { name: name("p"), over_commit: Some(OverCommit(u32::MAX)) },
         R::PoolSet { name: name("p"), over_commit: None },

@@ -144,6 +144,7 @@ impl ClusterState {
             R::VolumeSet { name, provision } => self.volume_set(&name, provision),
             R::VolumeDelete { name, with_snapshots } => self.volume_delete(&name, with_snapshots),
             R::VolumeExtend { name, size } => self.volume_extend(&name, size),
+            R::VolumeShrink { name, size, gateway } => self.volume_shrink(&name, size, &gateway),
             R::SnapshotCreate { volume, name, taken_at, thin } => self.snapshot_create(&volume, name, taken_at, thin),
             R::SnapshotDelete { volume, name } => self.snapshot_delete(&volume, &name),
             R::MergeDone { merge, pgs } => self.merge_done(merge, &pgs),

@@ -204,7 +204,8 @@ impl ClusterState {
         let volume = self.open_volume(name)?;
         check_size(size)?;
         if size < volume.size {
-            return Err(invalid(format!("volume {name} has {} bytes; it can grow but not shrink", volume.size)));
+            let way = "`volume set --size … --shrink` makes it smaller";
+            return Err(invalid(format!("volume {name} has {} bytes, which is more; {way}", volume.size)));
         }
         if volume.settled < volume.stack_revision && size > volume.size {
             // Who still has the old stack could write beyond the snapshot's end into the layer that it freezes.
@@ -225,6 +226,26 @@ impl ClusterState {
         }
         let info = self.volume_info(&self.volumes[&id]);
         Ok(ControlReply::Volume(info))
+    }
+
+    pub(super) fn volume_shrink(&mut self, name: &Name, size: u64, gateway: &str) -> Outcome {
+        let volume = self.usable_volume(name)?;
+        check_size(size)?;
+        if size > volume.size {
+            return Err(invalid(format!("volume {name} has {} bytes: shrinking makes it no larger", volume.size)));
+        }
+        let (id, is_smaller) = (volume.id, size < volume.size);
+        if is_smaller {
+            let holders: Vec<&AttachmentRecord> = volume.own_attachments().collect();
+            let is_theirs = matches!(holders[..], [a] if a.gateway == gateway && !a.read_only && a.active);
+            if !is_theirs {
+                let how = "is shrunk by the gateway that alone has it";
+                return Err(invalid(format!("volume {name} {how}; {gateway} has it not")));
+            }
+            self.volumes.get_mut(&id).expect("looked up above").size = size;
+            self.revise_reserve(id);
+        }
+        Ok(ControlReply::Volume(self.volume_info(&self.volumes[&id])))
     }
 
     pub(super) fn volume(&self, name: &Name) -> Result<&VolumeRecord, ControlError> {

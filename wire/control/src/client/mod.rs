@@ -149,6 +149,7 @@ fn is_repeatable(request: &ControlRequest) -> bool {
         | R::SpaceUse { .. }
         | R::VolumeExtend { .. }
         | R::VolumeSet { .. }
+        | R::VolumeShrink { .. }
         | R::PoolSet { .. }
         | R::OpenAttachment { .. }
         | R::SessionGrant { .. }

@@ -32,6 +32,9 @@ impl From<ControlRequest> for proto::ControlRequest {
                 name: name.into(),
                 provision: proto::Provision::from(provision).into(),
             }),
+            R::VolumeShrink { name, size, gateway } => {
+                Kind::VolumeShrink(proto::VolumeShrink { name: name.into(), size, gateway })
+            }
             R::SpaceUse { volume } => Kind::SpaceUse(proto::SpaceUseRequest { volume: volume.map(Into::into) }),
             R::VolumeList => Kind::VolumeList(proto::VolumeList {}),
             R::VolumeShow { name } => Kind::VolumeShow(proto::VolumeShow { name: name.into() }),
@@ -134,6 +137,9 @@ impl TryFrom<proto::ControlRequest> for ControlRequest {
                 name: name("VolumeSet.name", &r.name)?,
                 provision: provision("VolumeSet.provision", r.provision)?,
             },
+            Kind::VolumeShrink(r) => {
+                R::VolumeShrink { name: name("VolumeShrink.name", &r.name)?, size: r.size, gateway: r.gateway }
+            }
             Kind::SpaceUse(r) => {
                 R::SpaceUse { volume: r.volume.map(|v| name("SpaceUseRequest.volume", &v)).transpose()? }
             }

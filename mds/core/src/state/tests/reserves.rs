@@ -103,6 +103,25 @@ fn what_is_reserved_follows_the_size_and_the_top_layer() {
 }
 
 #[test]
+fn a_volume_is_shrunk_only_by_the_gateway_that_alone_has_it() {
+    let mut cluster = Cluster::with_pool(3, 3);
+    cluster.lazy("v", 10 * CHUNK).expect("made");
+    cluster.judge(true);
+    let shrink = |size, gateway: &str| ControlRequest::VolumeShrink { name: name("v"), size, gateway: gateway.into() };
+    assert!(refusal(cluster.ask(shrink(CHUNK, "g"))).contains("has it not"));
+    cluster.attach_disk("v", "g").expect("free");
+    cluster.open_disk("v", "g", 7).expect_err("its barrier is under way");
+    assert!(refusal(cluster.ask(shrink(CHUNK, "g"))).contains("has it not"), "it may not write yet");
+    cluster.pass_barriers();
+    cluster.open_disk("v", "g", 7).expect("passed");
+    assert!(refusal(cluster.ask(shrink(CHUNK, "h"))).contains("has it not"));
+    assert!(refusal(cluster.ask(shrink(11 * CHUNK, "g"))).contains("no larger"));
+    assert!(refusal(cluster.ask(shrink(100, "g"))).contains("multiple of 512"));
+    cluster.ask(shrink(CHUNK, "g")).expect("its own");
+    assert_eq!((cluster.show("v").expect("is there").size, cluster.reserved_chunks()), (CHUNK, 1));
+}
+
+#[test]
 fn a_thin_snapshot_gives_the_reservation_up() {
     let mut cluster = Cluster::with_pool(3, 3);
     cluster.lazy("v", 10 * CHUNK).expect("made");

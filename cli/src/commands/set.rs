@@ -1,0 +1,84 @@
+//! `ashlar volume set`: when a volume gets its space, and its size. To shrink it this process takes it for itself, looks at what lies behind the new
+//! end and discards it, so that a volume that grows again reads as zeroes there.
+
+use super::reserve;
+use super::volume::{ask_volume, if_reserved, provision_word, volume_json};
+use crate::args::VolumeSetArgs;
+use crate::control::Control;
+use crate::error::CliError;
+use crate::output::Output;
+use crate::transfer::Disk;
+use ashlar_types::control::{AttachMode, ControlRequest, VolumeInfo};
+use ashlar_types::{BlockError, DiskName, Name, format_bytes};
+use std::time::Duration;
+
+/// Looked at, and discarded, at a time.
+const STEP_BYTES: u64 = 1 << 30;
+
+pub async fn run(control: &Control, args: VolumeSetArgs) -> Result<Output, CliError> {
+    let VolumeSetArgs { name, provision, size, shrink, force, reserve } = args;
+    let patience = Duration::from_secs(reserve.timeout);
+    let mut volume = ask_volume(control, "volume show", ControlRequest::VolumeShow { name: name.clone() }).await?;
+    if let Some(size) = size {
+        volume = match size < volume.size {
+            true if shrink => self::shrink(control, &volume, size, force).await?,
+            true => {
+                let (has, way) = (format_bytes(volume.size), "--shrink makes it smaller");
+                return Err(CliError::Conflict { what: format!("volume {name} has {has}, which is more; {way}") });
+            }
+            false => {
+                let request = ControlRequest::VolumeExtend { name: name.clone(), size };
+                let volume = ask_volume(control, "volume extend", request).await?;
+                reserve::wait(control, volume, patience).await?
+            }
+        };
+    }
+    if let Some(provision) = provision {
+        let request = ControlRequest::VolumeSet { name, provision: provision.into() };
+        volume = ask_volume(control, "volume set", request).await?;
+        volume = reserve::wait(control, volume, patience).await?;
+        if volume.provision != provision.into() {
+            return Err(CliError::NotReserved { name: volume.name.to_string() });
+        }
+    }
+    let (size, how) = (format_bytes(volume.size), provision_word(volume.provision));
+    let text = format!("volume {} is {how} now and has {size}{}", volume.name, if_reserved(&volume));
+    Ok(Output::new(text, volume_json(&volume)))
+}
+
+async fn shrink(control: &Control, volume: &VolumeInfo, size: u64, force: bool) -> Result<VolumeInfo, CliError> {
+    let name = DiskName::from(volume.name.clone());
+    let gateway = Disk::gateway_name("shrink", &name);
+    let disk = Disk::attach(control, &name, gateway.clone(), AttachMode::Exclusive, false).await?;
+    let shrunk = match clear(&disk, &volume.name, size, force).await {
+        Ok(()) => {
+            let request = ControlRequest::VolumeShrink { name: volume.name.clone(), size, gateway };
+            ask_volume(control, "volume set", request).await
+        }
+        Err(error) => Err(error),
+    };
+    let detached = disk.detach().await;
+    let shrunk = shrunk?;
+    detached.map(|()| shrunk)
+}
+
+/// Discards all from `end` on.
+async fn clear(disk: &Disk, name: &Name, end: u64, force: bool) -> Result<(), CliError> {
+    let failed = |source: BlockError| CliError::Shrink { name: name.clone(), source };
+    let mut at = end;
+    while at < disk.size() {
+        for extent in disk.extents(at, (disk.size() - at).min(STEP_BYTES)).await.map_err(failed)? {
+            if !extent.zero && !force {
+                let what = format!(
+                    "volume {name} has data behind {end} bytes, the first at {at}; --force shrinks it all the same"
+                );
+                return Err(CliError::Conflict { what });
+            }
+            if !extent.zero {
+                disk.zero(at, extent.len).await.map_err(failed)?;
+            }
+            at += extent.len;
+        }
+    }
+    disk.flush().await.map_err(failed)
+}
