@@ -9,6 +9,8 @@ use std::time::Duration;
 
 const CLONES: usize = 1000;
 const WRITTEN: usize = 20;
+/// Commands at a time.
+const DELETERS: usize = 4;
 
 /// An ext4 file system of the programs of this machine.
 fn root_file_system(folder: &Path) -> PathBuf {
@@ -22,18 +24,31 @@ fn root_file_system(folder: &Path) -> PathBuf {
     image
 }
 
-/// What all layers have on all OSDs, when nothing changes it any more.
-fn data(cluster: &Cluster) -> u64 {
-    let mut last = None;
+/// What all layers have on all OSDs, as far as they have told.
+fn data(cluster: &Cluster) -> Option<u64> {
+    let status = cluster.status();
+    let osds = status["osds"].as_array().expect("a list");
+    osds.iter().map(|osd| osd["space"]["data"].as_u64()).sum()
+}
+
+/// OSDs tell with heartbeats; nothing was overwritten, so that is exact.
+fn settled_data(cluster: &Cluster) -> u64 {
+    let (mut last, mut same) = (None, 0);
     wait_until("what is used goes on changing", Duration::from_secs(60), || {
-        let status = cluster.status();
-        let osds = status["osds"].as_array().expect("a list");
-        let now = osds.iter().map(|osd| osd["space"]["data"].as_u64()).collect::<Option<Vec<_>>>();
-        // Longer than an OSD waits before it frees what was overwritten.
-        std::thread::sleep(Duration::from_secs(7));
-        if now.is_some() && std::mem::replace(&mut last, now.clone()) == now { Ok(()) } else { Err(format!("{now:?}")) }
+        let now = data(cluster);
+        same = if now == last { same + 1 } else { 0 };
+        last = now;
+        std::thread::sleep(Duration::from_millis(300));
+        if now.is_some() && same >= 4 { Ok(()) } else { Err(format!("{now:?}")) }
     });
-    last.expect("it was told").iter().sum()
+    last.expect("it was told")
+}
+
+fn wait_for_data(cluster: &Cluster, bytes: u64) {
+    wait_until("not all space has come back", Duration::from_secs(60), || match data(cluster) {
+        Some(now) if now == bytes => Ok(()),
+        now => Err(format!("{now:?} bytes instead of {bytes}")),
+    });
 }
 
 fn assert_is(cluster: &Cluster, disk: &str, image: &Path) {
@@ -52,11 +67,11 @@ fn a_thousand_clones_of_a_file_system_come_and_go_without_a_trace() {
         return skipped(test, "this fio has no nbd engine");
     }
     let cluster = Cluster::up(&[]);
-    assert_eq!(data(&cluster), 0);
+    wait_for_data(&cluster, 0);
     let image = root_file_system(cluster.dir());
     cluster.ok(&["volume", "import", image.to_str().expect("a good path"), "golden"]);
     cluster.ok(&["snapshot", "create", "golden@base"]);
-    let before = data(&cluster);
+    let before = settled_data(&cluster);
     assert!(before > 0);
     let count = CLONES.to_string();
     cluster.ok(&["volume", "clone", "golden@base", "--count", &count, "--name-template", "vdi-%04d"]);
@@ -78,16 +93,22 @@ fn a_thousand_clones_of_a_file_system_come_and_go_without_a_trace() {
         cluster.ok(&["volume", "detach", name]);
         cluster.ok(&["snapshot", "revert", &format!("{name}@mine")]);
     }
-    assert!(data(&cluster) > before);
+    assert!(settled_data(&cluster) > before);
     assert_is(&cluster, "vdi-0002", &image);
     assert_is(&cluster, "golden@base", &image);
-    for name in &names {
-        cluster.ok(&["volume", "delete", name, "--snapshots"]);
-    }
-    assert_eq!(data(&cluster), before, "what clones had is free, what they stood on is as it was");
+    std::thread::scope(|scope| {
+        for some in names.chunks(CLONES / DELETERS) {
+            let cluster = &cluster;
+            scope.spawn(move || {
+                some.iter().for_each(|name| drop(cluster.ok(&["volume", "delete", name, "--snapshots"])))
+            });
+        }
+    });
+    // What clones had is free, what they stood on is as it was.
+    wait_for_data(&cluster, before);
     assert_is(&cluster, "golden", &image);
     cluster.ok(&["volume", "delete", "golden", "--snapshots"]);
-    assert_eq!(data(&cluster), 0);
+    wait_for_data(&cluster, 0);
     cluster.wait_in_sync(Duration::from_secs(30));
     cluster.ok(&["down"]);
     cluster.fsck_all();
