@@ -7,7 +7,7 @@ use crate::env::Env;
 use crate::housekeeping::Housekeeping;
 use crate::net::Peer;
 use crate::perf::Perf;
-use crate::pg::Pg;
+use crate::pg::{Form, Pg};
 use crate::policy::{Honest, Policy};
 use crate::store::Store;
 use crate::store::api::{StoreConfig, StoreEvent};
@@ -15,8 +15,8 @@ use crate::{Action, ConnId, Event};
 use ashlar_types::control::{ControlRequest, OsdUsage};
 use ashlar_types::scrub::ScrubTarget;
 use ashlar_types::view::ClusterView;
-use ashlar_types::{BLOCK_BYTES, BootId, Crc, Duration, Epoch, OsdId, PgId, Tick};
-use ashlar_wire::{IoStatus, LeaseGrant, LeaseRequest, Message, OverRequest};
+use ashlar_types::{BLOCK_BYTES, BootId, Duration, Epoch, OsdId, PgId, Tick};
+use ashlar_wire::{IoStatus, LayersRequest, LeaseGrant, LeaseRequest, Message, OverRequest};
 use std::collections::BTreeMap;
 
 const ROUNDS_MAX: usize = 16;
@@ -243,9 +243,12 @@ impl<P: Policy> Osd<P> {
             return;
         }
         match (self.env.net.peer(conn), message) {
-            (Some(Peer::Client(_)), Message::IoRequest(request)) => self.on_io_request(conn, request, None),
+            (Some(Peer::Client(_)), Message::IoRequest(request)) => self.on_io_request(conn, request, Form::Plain),
             (Some(Peer::Client(_)), Message::OverRequest(OverRequest { request, base })) => {
-                self.on_io_request(conn, request, Some(base));
+                self.on_io_request(conn, request, Form::Over(base));
+            }
+            (Some(Peer::Client(_)), Message::LayersRequest(LayersRequest { request })) => {
+                self.on_io_request(conn, request, Form::Layers);
             }
             (Some(Peer::Client(_)), Message::Stack(stack)) => self.env.net.on_stack(conn, &stack),
             (Some(Peer::Osd { id, boot }), message) => {
@@ -257,10 +260,10 @@ impl<P: Policy> Osd<P> {
         }
     }
 
-    fn on_io_request(&mut self, conn: ConnId, request: ashlar_wire::IoRequest, base: Option<Vec<Crc>>) {
+    fn on_io_request(&mut self, conn: ConnId, request: ashlar_wire::IoRequest, form: Form) {
         self.env.client_at = self.env.now;
         match self.pgs.get_mut(&request.pg) {
-            Some(pg) => pg.on_request(conn, request, base, &mut self.env),
+            Some(pg) => pg.on_request(conn, request, form, &mut self.env),
             None => {
                 let refusal = crate::pg::refusal(request.op, IoStatus::WrongEpoch, Epoch(0));
                 self.env.reply(conn, refusal);
