@@ -3,7 +3,7 @@
 use crate::layout::Service;
 use ashlar_client::OpenError;
 use ashlar_types::control::ControlReply;
-use ashlar_types::{Name, NameError};
+use ashlar_types::{BlockError, Name, NameError};
 use ashlar_wire_control::ControlClientError;
 use std::error::Error;
 use std::io;
@@ -81,6 +81,8 @@ pub enum CliError {
     Import { name: Name, reason: String, what_now: String },
     #[error("{name} is not exported: {reason}")]
     Export { name: String, reason: String },
+    #[error("{name} cannot be compared: at byte {offset}")]
+    Compare { name: String, offset: u64, source: BlockError },
     #[error("it can't be opened here")]
     Open { source: Box<OpenError> },
     #[error("--name-template makes a name that is none")]

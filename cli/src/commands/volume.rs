@@ -1,7 +1,7 @@
 //! `ashlar volume`, but for `attach` and `detach`.
 
 use super::merges::{self, Merging};
-use super::{attach, clone, detach, export, import, snapshot, tree};
+use super::{attach, clone, detach, diff, export, import, snapshot, tree};
 use crate::args::VolumeCommand;
 use crate::control::Control;
 use crate::error::CliError;
@@ -14,7 +14,7 @@ use ashlar_types::format_bytes;
 use serde_json::{Value, json};
 use std::fmt::Write as _;
 
-pub async fn run(control: &Control, place: &Place, command: VolumeCommand) -> Result<Output, CliError> {
+pub async fn run(control: &Control, place: &Place, command: VolumeCommand, json: bool) -> Result<Output, CliError> {
     match command {
         VolumeCommand::Create { name, size, pool } => {
             let volume =
@@ -23,6 +23,7 @@ pub async fn run(control: &Control, place: &Place, command: VolumeCommand) -> Re
                 format!("volume {} created: {} in pool {}", volume.name, format_bytes(volume.size), volume.pool_name);
             Ok(Output::new(text, volume_json(&volume)))
         }
+        VolumeCommand::Diff(args) => diff::run(control, args.compared()?, json).await,
         VolumeCommand::Clone(args) => clone::run(control, args).await,
         VolumeCommand::List => {
             let volumes = control.volumes().await?;
