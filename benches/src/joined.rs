@@ -44,7 +44,8 @@ impl BlockDevice for Joined {
             | BlockOp::Write { offset, .. }
             | BlockOp::Discard { offset, .. }
             | BlockOp::WriteZeroes { offset, .. }
-            | BlockOp::Extents { offset, .. } => self.offset_in_part(offset),
+            | BlockOp::Extents { offset, .. }
+            | BlockOp::Layers { offset, .. } => self.offset_in_part(offset),
             BlockOp::Flush => 0,
         };
         self.devices[part].submit(request, completions);

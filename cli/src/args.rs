@@ -1,8 +1,10 @@
 //! The command line: its spelling, which other people's scripts rely on, and nothing else.
 
+mod diff;
 mod provision;
 mod transfer;
 
+pub use diff::{Compared, SnapshotDiffArgs, VolumeDiffArgs};
 pub use provision::{OverCommitArg, ProvisionArg, ReserveArgs, VolumeSetArgs};
 pub use transfer::{ExportArgs, ImportArgs};
 
@@ -262,6 +264,8 @@ pub enum VolumeCommand {
         #[arg(long, value_parser = size, allow_hyphen_values = true)]
         size: u64,
     },
+    /// What a volume has changed since a snapshot of it, attached or not
+    Diff(VolumeDiffArgs),
     /// Make a volume of a disk image
     Import(ImportArgs),
     /// Make a disk image of a volume or a snapshot
@@ -344,6 +348,8 @@ pub enum SnapshotCommand {
         #[command(flatten)]
         snapshot: SnapshotArg,
     },
+    /// What has changed between two snapshots of a volume
+    Diff(SnapshotDiffArgs),
     /// Delete a snapshot, whichever; its space is given back in the background. Refused while it is attached
     Delete {
         #[command(flatten)]
@@ -633,6 +639,10 @@ mod tests {
             "ashlar snapshot delete v@s",
             "ashlar snapshot delete v s --json",
             "ashlar snapshot revert v@s --force",
+            "ashlar snapshot diff v@a v@b --json",
+            "ashlar snapshot diff v a b",
+            "ashlar volume diff v@s --json",
+            "ashlar volume diff c --origin",
             "ashlar scrub",
             "ashlar scrub --deep --wait --json",
             "ashlar scrub --pool p --wait",
@@ -687,6 +697,9 @@ mod tests {
             assert!(mistake(&line).contains(&format!("'{count}'")), "{line}");
         }
         assert!(mistake("ashlar volume clone v@s a --first 7").contains("--first <N>"));
+        assert!(mistake("ashlar snapshot diff v@a").contains("2"));
+        assert!(mistake("ashlar snapshot diff v a b c").contains("'c'"));
+        assert!(mistake("ashlar volume diff v@a@b").contains("a name takes letters"));
         assert!(mistake("ashlar scrub --pg 7").contains("pg.POOL.INDEX"));
         assert!(mistake("ashlar scrub --pg pg.1.0 --osd 2").contains("--osd"));
         assert!(mistake("ashlar scrub --cancel --deep").contains("--deep"));

@@ -95,6 +95,8 @@ pub enum CliError {
     Import { name: Name, reason: String, what_now: String },
     #[error("{name} is not exported: {reason}")]
     Export { name: String, reason: String },
+    #[error("{name} cannot be compared: at byte {offset}")]
+    Compare { name: String, offset: u64, source: BlockError },
     #[error("it can't be opened here")]
     Open { source: Box<OpenError> },
     #[error("--name-template makes a name that is none")]

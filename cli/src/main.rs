@@ -89,9 +89,11 @@ fn run(command_line: CommandLine) -> Result<Output, CliError> {
         Command::Status => ask(place, async |control, _| commands::status::run(control).await),
         Command::Pool(command) => ask(place, async |control, _| commands::pool::run(control, command).await),
         Command::Volume(command) => {
-            ask(place, async |control, place| commands::volume::run(control, place, command).await)
+            ask(place, async |control, place| commands::volume::run(control, place, command, json).await)
         }
-        Command::Snapshot(command) => ask(place, async |control, _| commands::snapshot::run(control, command).await),
+        Command::Snapshot(command) => {
+            ask(place, async |control, _| commands::snapshot::run(control, command, json).await)
+        }
         Command::Scrub(args) => ask(place, async |control, _| commands::scrub::run(control, &args).await),
         Command::Perf(args) => ask(place, async |control, _| commands::perf::run(control, &args, json).await),
         Command::Chaos(ChaosCommand::Sim(args)) => commands::chaos::sim(&args, json),

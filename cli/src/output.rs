@@ -47,9 +47,13 @@ pub fn print_to_reader(text: &str) -> io::Result<bool> {
     if text.is_empty() {
         return Ok(true);
     }
+    print_raw(&format!("{}\n", text.trim_end_matches('\n')))
+}
+
+/// The same of a part of what is printed, as it is.
+pub fn print_raw(text: &str) -> io::Result<bool> {
     let mut out = io::stdout().lock();
-    let written = writeln!(out, "{}", text.trim_end_matches('\n')).and_then(|()| out.flush());
-    match written {
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
         other => other.map(|()| true),
     }

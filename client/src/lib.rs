@@ -10,4 +10,6 @@
 pub mod core;
 pub mod shell;
 
-pub use shell::{Cluster, Control, Gateway, GatewayOptions, OpenError, OpenVolume, Volume};
+pub use shell::{
+    Cluster, Control, DiskId, DiskState, Gateway, GatewayOptions, Observer, OpenError, OpenVolume, Volume,
+};

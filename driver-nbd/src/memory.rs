@@ -1,7 +1,10 @@
 //! A disk in memory, for tests of front ends. It tells its story honestly: what is zero is known, what was discarded has no
 //! space, completions may come late, out of order and from another thread, and it can be made to fail.
 
-use ashlar_types::{BlockDevice, BlockError, BlockOp, BlockReply, BlockRequest, Completions, DeviceInfo, Extent};
+use ashlar_types::{
+    BlockDevice, BlockError, BlockOp, BlockReply, BlockRequest, Completions, DeviceInfo, Extent, LayerExtent, LayerId,
+    LayerPlace,
+};
 use bytes::{Bytes, BytesMut};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -130,6 +133,7 @@ impl State {
             BlockOp::WriteZeroes { offset, len, keep_allocated: false } => ("zeroes", *offset, *len, true),
             BlockOp::WriteZeroes { offset, len, .. } => ("zeroes kept", *offset, *len, true),
             BlockOp::Extents { offset, len } => ("extents", *offset, *len, false),
+            BlockOp::Layers { offset, len, .. } => ("layers", *offset, *len, false),
         };
         if self.submitted.len() < 4096 {
             self.submitted.push(kind);
@@ -152,6 +156,7 @@ impl State {
                 self.zero(offset, len, if keep_allocated { &Block::Zero } else { &Block::Hole });
             }
             BlockOp::Extents { offset, len } => return Ok(BlockReply::Extents(self.extents(offset, len))),
+            BlockOp::Layers { offset, len, .. } => return Ok(BlockReply::Layers(self.layers(offset, len))),
         }
         Ok(BlockReply::Done)
     }
@@ -206,6 +211,14 @@ impl State {
             Block::Data(bytes) => bytes,
             _ => unreachable!("made so above"),
         }
+    }
+
+    /// A device of one layer.
+    fn layers(&self, offset: u64, len: u64) -> Vec<LayerExtent> {
+        let top = LayerPlace { id: LayerId(1), depth: 0 };
+        let layer = |extent: Extent| extent.allocated.then_some(top);
+        let extents = self.extents(offset, len).into_iter();
+        extents.map(|e| LayerExtent { len: e.len, layer: layer(e), has_data: !e.zero }).collect()
     }
 
     fn extents(&self, offset: u64, len: u64) -> Vec<Extent> {

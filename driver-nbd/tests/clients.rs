@@ -87,6 +87,7 @@ fn nbdinfo_shows_what_there_is() {
         "\"description\": \"a disk in memory\"",
         "\"export-size\": 67108864",
         "\"base:allocation\"",
+        "\"qemu:allocation-depth\"",
         "\"is_read_only\": false",
         "\"can_multi_conn\": true",
         "\"can_fua\": true",
@@ -106,6 +107,8 @@ fn nbdinfo_shows_what_there_is() {
     assert!(succeed("nbdinfo", &[&running.tcp_uri("frozen")]).contains("is_read_only: true"));
     let map = succeed("nbdinfo", &["--map", &running.unix_uri("disk")]);
     assert!(map.contains("hole,zero"), "{map}");
+    let map = succeed("nbdinfo", &["--map=qemu:allocation-depth", &running.unix_uri("disk")]);
+    assert!(map.contains("unallocated"), "{map}");
     for name in ["nothing", "busy"] {
         assert!(!run("nbdinfo", &[&running.unix_uri(name)]).status.success(), "{name} can't be opened");
     }

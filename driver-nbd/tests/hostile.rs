@@ -21,7 +21,9 @@ fn conversation(dice: &mut Dice) -> Vec<u8> {
     let mut bytes = (dice.below(4) as u32).to_be_bytes().to_vec();
     for _ in 0..dice.below(6) {
         let name = [&b"disk"[..], b"", b"nothing"][dice.below(3) as usize];
-        let contexts = [string(name), vec![0, 0, 0, 2], string(b"base:"), string(b"base:allocation")].concat();
+        let depth = [&b"qemu:allocation-depth"[..], b"qemu:"][dice.below(2) as usize];
+        let queries = [string(b"base:"), string(b"base:allocation"), string(depth)].concat();
+        let contexts = [string(name), vec![0, 0, 0, 3], queries].concat();
         let info = [string(name), vec![0, 2, 0, 1, 0, 3]].concat();
         bytes.extend(match dice.below(8) {
             0 => option(NBD_OPT_LIST, &[]),

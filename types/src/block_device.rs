@@ -1,5 +1,6 @@
 //! What a front end (NBD, iSCSI, vhost-user) serves: a disk. Front ends know this trait and nothing of the cluster.
 
+use crate::LayerId;
 use bytes::Bytes;
 use std::sync::Arc;
 
@@ -44,6 +45,13 @@ pub enum BlockOp {
         offset: u64,
         len: u64,
     },
+    /// From which layer each part of the range comes. Waits for no write that is under way and holds none up: of such a one it may tell or not.
+    Layers {
+        offset: u64,
+        len: u64,
+        /// Whether what is in no layer of its own is looked for in what the device stands on.
+        with_base: bool,
+    },
 }
 
 #[derive(Clone, Debug)]
@@ -64,6 +72,24 @@ pub struct Extent {
     pub zero: bool,
 }
 
+/// A stretch of a device that one layer has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LayerExtent {
+    /// Bytes.
+    pub len: u64,
+    /// The highest layer in which it was ever written or zeroed; `None` where it was in none.
+    pub layer: Option<LayerPlace>,
+    /// Whether that layer has data; else it reads as zeroes.
+    pub has_data: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LayerPlace {
+    pub id: LayerId,
+    /// How many layers lie above it, those of the device itself before those of what it stands on.
+    pub depth: u32,
+}
+
 #[derive(Clone, Debug)]
 pub enum BlockReply {
     Done,
@@ -71,6 +97,8 @@ pub enum BlockReply {
     Data(Vec<Bytes>),
     /// From the beginning of the range; at least one, neighbours differ; together at most the range.
     Extents(Vec<Extent>),
+    /// The same for [`BlockOp::Layers`].
+    Layers(Vec<LayerExtent>),
 }
 
 /// Why a device refused or failed a request; a front end maps it to its protocol's errors.

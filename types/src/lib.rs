@@ -21,7 +21,10 @@ pub mod perf;
 pub mod scrub;
 pub mod view;
 
-pub use block_device::{BlockDevice, BlockError, BlockOp, BlockReply, BlockRequest, Completions, DeviceInfo, Extent};
+pub use block_device::{
+    BlockDevice, BlockError, BlockOp, BlockReply, BlockRequest, Completions, DeviceInfo, Extent, LayerExtent,
+    LayerPlace,
+};
 pub use busy_poll::BusyPoll;
 pub use checksum::Crc;
 pub use disk_name::DiskName;

@@ -8,9 +8,10 @@ use crate::frame::Kind;
 use crate::message::{
     BlockState, Change, ClientHello, Commit, CreditGrant, CreditRequest, Decide, Decided, Decision, DigestEntry,
     DigestReply, DigestRequest, FetchReply, FetchRequest, FloorRaised, Hello, HelloReply, HelloStatus, IoKind, IoReply,
-    IoRequest, IoStatus, JoinChunks, JoinMeta, JoinStart, LeaseGrant, LeaseRequest, Message, Outcome, OverReply,
-    OverRequest, PeerHello, Prepare, Prepared, Promise, PromiseReply, Push, Pushed, PushedBlock, RaiseFloor, Report,
-    ReportedChunk, ReportedWrite, RetryId, Stack, WriteMeta,
+    IoRequest, IoStatus, JoinChunks, JoinMeta, JoinStart, LayerRun, LayersReply, LayersRequest, LeaseGrant,
+    LeaseRequest, Message, Outcome, OverReply, OverRequest, PeerHello, Prepare, Prepared, Promise, PromiseReply, Push,
+    Pushed, PushedBlock, RaiseFloor, Report, ReportedChunk, ReportedWrite, ReservedGrant, ReservedRequest, RetryId,
+    Stack, WriteMeta,
 };
 use ashlar_types::view::{Fences, Floor, PgConfig};
 use ashlar_types::{
@@ -43,6 +44,8 @@ pub(crate) fn put(message: &Message, out: &mut BytesMut) -> Bytes {
             m.put(out);
             return m.reply.payload.clone();
         }
+        Message::LayersRequest(m) => m.put(out),
+        Message::LayersReply(m) => m.put(out),
         Message::Prepare(m) => {
             m.put(out);
             return m.payload.clone();
@@ -54,6 +57,8 @@ pub(crate) fn put(message: &Message, out: &mut BytesMut) -> Bytes {
         Message::LeaseGrant(m) => m.put(out),
         Message::CreditRequest(m) => m.put(out),
         Message::CreditGrant(m) => m.put(out),
+        Message::ReservedRequest(m) => m.put(out),
+        Message::ReservedGrant(m) => m.put(out),
         Message::Promise(m) => m.put(out),
         Message::PromiseReply(m) => m.put(out),
         Message::Decide(m) => m.put(out),
@@ -94,6 +99,8 @@ pub(crate) fn get(kind: Kind, body: &[u8], payload: Bytes) -> Result<Message, Fr
             let OverReply { reply, unwritten } = Field::get(from)?;
             Message::OverReply(OverReply { reply: IoReply { payload, ..reply }, unwritten })
         }
+        Kind::LayersRequest => Message::LayersRequest(Field::get(from)?),
+        Kind::LayersReply => Message::LayersReply(Field::get(from)?),
         Kind::Prepare => Message::Prepare(Prepare { payload, ..Prepare::get(from)? }),
         Kind::Stack => Message::Stack(Field::get(from)?),
         Kind::Prepared => Message::Prepared(Field::get(from)?),
@@ -102,6 +109,8 @@ pub(crate) fn get(kind: Kind, body: &[u8], payload: Bytes) -> Result<Message, Fr
         Kind::LeaseGrant => Message::LeaseGrant(Field::get(from)?),
         Kind::CreditRequest => Message::CreditRequest(Field::get(from)?),
         Kind::CreditGrant => Message::CreditGrant(Field::get(from)?),
+        Kind::ReservedRequest => Message::ReservedRequest(Field::get(from)?),
+        Kind::ReservedGrant => Message::ReservedGrant(Field::get(from)?),
         Kind::Promise => Message::Promise(Field::get(from)?),
         Kind::PromiseReply => Message::PromiseReply(Field::get(from)?),
         Kind::Decide => Message::Decide(Field::get(from)?),
@@ -123,11 +132,26 @@ pub(crate) fn get(kind: Kind, body: &[u8], payload: Bytes) -> Result<Message, Fr
     }
 }
 
+/// The same of the runs of one answer.
+fn runs_contradiction(runs: &[LayerRun]) -> Option<&'static str> {
+    let blocks: u64 = runs.iter().map(|run| u64::from(run.count)).sum();
+    if blocks > u64::from(BLOCKS_PER_CHUNK) || runs.iter().any(|run| run.count == 0) {
+        return Some("runs of no blocks, or of more than a chunk has");
+    }
+    if runs.iter().any(|run| run.depth.is_none() && run.has_data) {
+        return Some("data in no layer");
+    }
+    let is_deep = |run: &LayerRun| run.depth.is_some_and(|depth| usize::from(depth) >= STACK_LAYERS_MAX);
+    runs.iter().any(is_deep).then_some("a layer below all that a stack has")
+}
+
 /// What a message says about its payload and lists that isn't so.
 fn contradiction(message: &Message) -> Option<&'static str> {
     let block = BLOCK_BYTES as usize;
     match message {
-        Message::IoRequest(m) | Message::OverRequest(OverRequest { request: m, .. })
+        Message::IoRequest(m)
+        | Message::OverRequest(OverRequest { request: m, .. })
+        | Message::LayersRequest(LayersRequest { request: m })
             if m.crcs.len() > BLOCKS_PER_CHUNK as usize =>
         {
             Some("more CRCs than a chunk has blocks")
@@ -141,6 +165,7 @@ fn contradiction(message: &Message) -> Option<&'static str> {
             let is_right = m.payload.is_empty() || m.payload.len() == present * block;
             (!is_right).then_some("the payload isn't the present blocks")
         }
+        Message::LayersReply(m) => runs_contradiction(&m.runs),
         Message::Stack(m) if m.layers.is_empty() => Some("a stack without layers"),
         Message::Stack(m) if m.layers.len() > STACK_LAYERS_MAX => Some("more layers than a stack has"),
         Message::Prepare(m) => match &m.write.change {
@@ -283,6 +308,9 @@ layout! {
     Stack { revision: StackRevision, layers: Vec<LayerId> }
     OverRequest { request: IoRequest, base: Vec<Crc> }
     OverReply { reply: IoReply, unwritten: Vec<BlockRange> }
+    LayersRequest { request: IoRequest }
+    LayersReply { op: OpId, epoch: Epoch, runs: Vec<LayerRun>, next: Option<ChunkIndex> }
+    LayerRun { count: u16, depth: Option<u16>, has_data: bool }
 
     WriteMeta {
         chunk: ChunkId, version: Version, prev: Version, op: OpId, lowest_unanswered: OpNumber, volume: VolumeId,
@@ -293,8 +321,10 @@ layout! {
     Commit { pg: PgId, epoch: Epoch, committed: Vec<(ChunkId, Version)> }
     LeaseRequest { asked_at: Tick, pgs: Vec<(PgId, Epoch)> }
     LeaseGrant { asked_at: Tick, pgs: Vec<(PgId, Epoch)> }
-    CreditRequest { pg: PgId, epoch: Epoch, wanted_total: u64, is_return: bool, is_reserved: bool }
-    CreditGrant { pg: PgId, epoch: Epoch, wanted_total: u64, granted_total: u64, is_reserved: bool, is_reclaiming: bool }
+    CreditRequest { pg: PgId, epoch: Epoch, wanted_total: u64, is_return: bool }
+    CreditGrant { pg: PgId, epoch: Epoch, wanted_total: u64, granted_total: u64 }
+    ReservedRequest { pg: PgId, epoch: Epoch, wanted_total: u64 }
+    ReservedGrant { pg: PgId, epoch: Epoch, wanted_total: u64, granted_total: u64, is_reclaiming: bool }
 
     Promise { config: PgConfig, undecided: Vec<ChunkId> }
     PromiseReply { pg: PgId, epoch: Epoch, outcome: Outcome, report: Option<Report> }

@@ -22,10 +22,13 @@ pub enum DataVersion {
     V2 = 2,
     /// `OverRequest`, `OverReply`: volumes that stand on layers of others (linked clones).
     V3 = 3,
+    /// `LayersRequest`, `LayersReply`: which layer has each block (differences between snapshots). `ReservedRequest`, `ReservedGrant`: space that is
+    /// reserved.
+    V4 = 4,
 }
 
 impl DataVersion {
-    pub const NEWEST: DataVersion = DataVersion::V3;
+    pub const NEWEST: DataVersion = DataVersion::V4;
 }
 
 /// Every part of a frame is filled up to this, in bytes.
@@ -79,10 +82,14 @@ pub enum Kind {
     Stack = 26,
     OverRequest = 27,
     OverReply = 28,
+    LayersRequest = 29,
+    LayersReply = 30,
+    ReservedRequest = 31,
+    ReservedGrant = 32,
 }
 
 impl Kind {
-    pub const ALL: [Kind; 28] = [
+    pub const ALL: [Kind; 32] = [
         Kind::Hello,
         Kind::HelloReply,
         Kind::IoRequest,
@@ -111,6 +118,10 @@ impl Kind {
         Kind::Stack,
         Kind::OverRequest,
         Kind::OverReply,
+        Kind::LayersRequest,
+        Kind::LayersReply,
+        Kind::ReservedRequest,
+        Kind::ReservedGrant,
     ];
 
     fn from_number(number: u16) -> Result<Kind, FrameError> {
@@ -150,6 +161,10 @@ impl Kind {
             Message::Stack(_) => Kind::Stack,
             Message::OverRequest(_) => Kind::OverRequest,
             Message::OverReply(_) => Kind::OverReply,
+            Message::LayersRequest(_) => Kind::LayersRequest,
+            Message::LayersReply(_) => Kind::LayersReply,
+            Message::ReservedRequest(_) => Kind::ReservedRequest,
+            Message::ReservedGrant(_) => Kind::ReservedGrant,
         }
     }
 
@@ -157,6 +172,7 @@ impl Kind {
         match self {
             Kind::Stack => DataVersion::V2,
             Kind::OverRequest | Kind::OverReply => DataVersion::V3,
+            Kind::LayersRequest | Kind::LayersReply | Kind::ReservedRequest | Kind::ReservedGrant => DataVersion::V4,
             _ => DataVersion::V1,
         }
     }

@@ -24,7 +24,8 @@ pub use frame::{
 pub use message::{
     BlockState, Change, ClientHello, Commit, CreditGrant, CreditRequest, Decide, Decided, Decision, DigestEntry,
     DigestReply, DigestRequest, FetchReply, FetchRequest, FloorRaised, Hello, HelloReply, HelloStatus, IoKind, IoReply,
-    IoRequest, IoStatus, JoinChunks, JoinMeta, JoinStart, LeaseGrant, LeaseRequest, Message, Outcome, OverReply,
-    OverRequest, PeerHello, Prepare, Prepared, Promise, PromiseReply, Push, Pushed, PushedBlock, RaiseFloor, Report,
-    ReportedChunk, ReportedWrite, RetryId, STACKS_KEPT, Stack, WriteMeta,
+    IoRequest, IoStatus, JoinChunks, JoinMeta, JoinStart, LayerRun, LayersReply, LayersRequest, LeaseGrant,
+    LeaseRequest, Message, Outcome, OverReply, OverRequest, PeerHello, Prepare, Prepared, Promise, PromiseReply, Push,
+    Pushed, PushedBlock, RaiseFloor, Report, ReportedChunk, ReportedWrite, ReservedGrant, ReservedRequest, RetryId,
+    STACKS_KEPT, Stack, WriteMeta,
 };

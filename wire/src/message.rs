@@ -3,8 +3,8 @@
 
 use ashlar_types::view::{Fences, PgConfig};
 use ashlar_types::{
-    AttachmentId, BlockIndex, BlockRange, BootId, ChunkId, ClusterId, Crc, Epoch, Generation, LayerId, OpId, OpNumber,
-    OsdId, PgId, SessionId, StackRevision, Tick, Version, VolumeId,
+    AttachmentId, BlockIndex, BlockRange, BootId, ChunkId, ChunkIndex, ClusterId, Crc, Epoch, Generation, LayerId,
+    OpId, OpNumber, OsdId, PgId, SessionId, StackRevision, Tick, Version, VolumeId,
 };
 use bytes::Bytes;
 
@@ -19,6 +19,8 @@ pub enum Message {
     Stack(Stack),
     OverRequest(OverRequest),
     OverReply(OverReply),
+    LayersRequest(LayersRequest),
+    LayersReply(LayersReply),
 
     Prepare(Prepare),
     Prepared(Prepared),
@@ -28,6 +30,8 @@ pub enum Message {
     LeaseGrant(LeaseGrant),
     CreditRequest(CreditRequest),
     CreditGrant(CreditGrant),
+    ReservedRequest(ReservedRequest),
+    ReservedGrant(ReservedGrant),
     Promise(Promise),
     PromiseReply(PromiseReply),
     Decide(Decide),
@@ -51,9 +55,11 @@ impl Message {
             Message::Hello(_)
             | Message::IoRequest(_)
             | Message::OverRequest(_)
+            | Message::LayersRequest(_)
             | Message::Prepare(_)
             | Message::LeaseRequest(_)
             | Message::CreditRequest(_)
+            | Message::ReservedRequest(_)
             | Message::Promise(_)
             | Message::Decide(_)
             | Message::RaiseFloor(_)
@@ -66,9 +72,11 @@ impl Message {
             | Message::HelloReply(_)
             | Message::IoReply(_)
             | Message::OverReply(_)
+            | Message::LayersReply(_)
             | Message::Prepared(_)
             | Message::LeaseGrant(_)
             | Message::CreditGrant(_)
+            | Message::ReservedGrant(_)
             | Message::PromiseReply(_)
             | Message::Decided(_)
             | Message::FloorRaised(_)
@@ -169,6 +177,36 @@ pub struct OverReply {
     pub reply: IoReply,
     /// blocks that no layer was ever written in, which are the base's. Rising, none touches another.
     pub unwritten: Vec<BlockRange>,
+}
+
+/// Which layer has each block: what a read would give is not asked for, but where it would come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LayersRequest {
+    /// Of kind `Extents`.
+    pub request: IoRequest,
+}
+
+/// The answer to a [`LayersRequest`] that was done; an `IoReply` refuses one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LayersReply {
+    pub op: OpId,
+    pub epoch: Epoch,
+    /// Of the blocks that the request touches, in order.
+    pub runs: Vec<LayerRun>,
+    /// The next chunk of this PG behind the one asked for in which any layer of the stack has anything, `None` if there is none: so that whoever
+    /// looks through a large and mostly empty volume needn't ask for each chunk.
+    pub next: Option<ChunkIndex>,
+}
+
+/// Neighbouring blocks that the same layer has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LayerRun {
+    /// Blocks, at least one.
+    pub count: u16,
+    /// The place in the stack, 0 for the top, of the highest layer in which the block was ever written; `None` where it was in none.
+    pub depth: Option<u16>,
+    /// Whether that layer has data; else it says that the block reads as zeroes.
+    pub has_data: bool,
 }
 
 /// The layers of the session's volume, or of its snapshot, as of one revision. Told on each connection before the first request that names the
@@ -358,8 +396,6 @@ pub struct CreditRequest {
     pub wanted_total: u64,
     /// The primary is idle and gives back what lies beyond `wanted_total`. It has no other request of this line under way.
     pub is_return: bool,
-    /// For a volume that has space reserved: may be taken out of that.
-    pub is_reserved: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -370,9 +406,26 @@ pub struct CreditGrant {
     pub wanted_total: u64,
     /// What was wanted (or what was granted before, if that is more), or less if space is short.
     pub granted_total: u64,
+}
+
+/// As [`CreditRequest`], for a write to a volume that has its space reserved: may be taken out of what is. In the same account.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReservedRequest {
+    pub pg: PgId,
+    pub epoch: Epoch,
+    /// Just what that write needs.
+    pub wanted_total: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReservedGrant {
+    pub pg: PgId,
+    pub epoch: Epoch,
     /// As in the request.
-    pub is_reserved: bool,
-    /// Of a request for reserved space that is short: more will be there in a moment.
+    pub wanted_total: u64,
+    /// As in [`CreditGrant`].
+    pub granted_total: u64,
+    /// It is short, and more will be there in a moment: to be asked for again.
     pub is_reclaiming: bool,
 }
 

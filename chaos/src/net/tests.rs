@@ -11,14 +11,7 @@ fn profile() -> NetProfile {
 }
 
 fn message(n: u64) -> Message {
-    Message::CreditGrant(CreditGrant {
-        pg: PgId::default(),
-        epoch: Epoch(1),
-        wanted_total: n,
-        granted_total: n,
-        is_reserved: false,
-        is_reclaiming: false,
-    })
+    Message::CreditGrant(CreditGrant { pg: PgId::default(), epoch: Epoch(1), wanted_total: n, granted_total: n })
 }
 
 fn number(event: &NetEvent) -> Option<u64> {

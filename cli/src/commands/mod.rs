@@ -5,6 +5,7 @@ mod barrier;
 pub mod chaos;
 mod clone;
 pub mod detach;
+mod diff;
 pub mod disk;
 pub mod export;
 pub mod import;

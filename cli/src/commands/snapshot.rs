@@ -1,9 +1,9 @@
 //! `ashlar snapshot`: what a volume held at a moment, under a name.
 
-use super::barrier;
 use super::scrub::unix_now;
 use super::time::utc;
 use super::volume::volume_json;
+use super::{barrier, diff};
 use crate::args::{SnapshotArg, SnapshotCommand};
 use crate::control::Control;
 use crate::error::CliError;
@@ -19,7 +19,7 @@ use tokio::time::Instant;
 /// Barriers take milliseconds, and who takes a snapshot may hold something up meanwhile.
 const PAUSE: Duration = Duration::from_millis(2);
 
-pub async fn run(control: &Control, command: SnapshotCommand) -> Result<Output, CliError> {
+pub async fn run(control: &Control, command: SnapshotCommand, json: bool) -> Result<Output, CliError> {
     match command {
         SnapshotCommand::Create { snapshot, thin_snapshots, timeout } => {
             create(control, &snapshot, thin_snapshots, Duration::from_secs(timeout)).await
@@ -38,6 +38,7 @@ pub async fn run(control: &Control, command: SnapshotCommand) -> Result<Output, 
             let info = ask(control, "snapshot show", ControlRequest::SnapshotShow { volume, name }).await?;
             Ok(Output::new(describe(&info), snapshot_json(&info)))
         }
+        SnapshotCommand::Diff(args) => diff::run(control, args.compared()?, json).await,
         SnapshotCommand::Delete { snapshot } => delete(control, &snapshot).await,
         SnapshotCommand::Revert { snapshot, force } => revert(control, &snapshot, force).await,
     }

@@ -1,7 +1,7 @@
 //! `ashlar volume`, but for `attach` and `detach`.
 
 use super::merges::{self, Merging};
-use super::{attach, clone, detach, export, import, reserve, set, snapshot, space, tree};
+use super::{attach, clone, detach, diff, export, import, reserve, set, snapshot, space, tree};
 use crate::args::VolumeCommand;
 use crate::control::Control;
 use crate::error::CliError;
@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use std::fmt::Write as _;
 use std::time::Duration;
 
-pub async fn run(control: &Control, place: &Place, command: VolumeCommand) -> Result<Output, CliError> {
+pub async fn run(control: &Control, place: &Place, command: VolumeCommand, json: bool) -> Result<Output, CliError> {
     match command {
         VolumeCommand::Create { name, size, pool, provision, reserve } => {
             let request = ControlRequest::VolumeCreate { name, size, pool, provision: provision.into() };
@@ -27,6 +27,7 @@ pub async fn run(control: &Control, place: &Place, command: VolumeCommand) -> Re
             Ok(Output::new(text, volume_json(&volume)))
         }
         VolumeCommand::Set(args) => set::run(control, args).await,
+        VolumeCommand::Diff(args) => diff::run(control, args.compared()?, json).await,
         VolumeCommand::Clone(args) => clone::run(control, args).await,
         VolumeCommand::List => {
             let volumes = control.volumes().await?;

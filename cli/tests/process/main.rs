@@ -9,6 +9,7 @@ mod clone_data;
 mod clones;
 mod crash;
 mod damaged;
+mod differences;
 mod golden;
 mod images;
 mod lifecycle;

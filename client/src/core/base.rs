@@ -5,10 +5,10 @@
 
 use super::ClientAction;
 use super::data::{join_extents, zeroes};
-use super::request::{Part, PartOutput};
+use super::layers::{below, in_no_layer, join_layers};
+use super::request::{Part, PartOutput, Wanted};
 use ashlar_types::control::BaseLayer;
 use ashlar_types::{BLOCK_BYTES, BlockError, BlockOp, BlockReply, CHUNK_BYTES, Extent, OpNumber};
-use ashlar_wire::IoKind;
 use bytes::{Bytes, BytesMut};
 use std::collections::BTreeMap;
 
@@ -89,12 +89,12 @@ impl Base {
         stretches: Vec<Stretch>,
         actions: &mut Vec<ClientAction>,
     ) -> Option<Fetched> {
-        let (key, chunk, kind) = (self.key(), u64::from(part.chunk.0), part.kind);
+        let (key, chunk, wanted) = (self.key(), u64::from(part.chunk.0), part.wanted());
         let mut outputs = Vec::with_capacity(stretches.len());
         for (place, stretch) in stretches.into_iter().enumerate() {
             outputs.push(match stretch {
                 Stretch::Own(output) => Some(output),
-                Stretch::Base { offset, len } => self.ask((key, place), kind, (chunk, offset, len), actions),
+                Stretch::Base { offset, len } => self.ask((key, place), wanted, (chunk, offset, len), actions),
             });
         }
         self.wait(key, Waiting { asker: Asker::Read(part), outputs, error: None })
@@ -106,7 +106,7 @@ impl Base {
         let mut outputs = Vec::new();
         for block in partly_covered(part.offset, part.len) {
             let place = outputs.len();
-            outputs.push(self.ask((key, place), IoKind::Read, (chunk, block, BLOCK_BYTES), actions));
+            outputs.push(self.ask((key, place), Wanted::Data, (chunk, block, BLOCK_BYTES), actions));
         }
         self.wait(key, Waiting { asker: Asker::Write(number), outputs, error: None })
     }
@@ -115,7 +115,7 @@ impl Base {
     fn ask(
         &mut self,
         (waiting, place): (u64, usize),
-        kind: IoKind,
+        wanted: Wanted,
         (chunk, offset, len): (u64, u32, u32),
         actions: &mut Vec<ClientAction>,
     ) -> Option<PartOutput> {
@@ -123,13 +123,14 @@ impl Base {
         let at = chunk * u64::from(CHUNK_BYTES) + u64::from(offset);
         let inside = u32::try_from(size.saturating_sub(at)).unwrap_or(u32::MAX).min(len);
         if inside == 0 {
-            return Some(nothing(kind, len));
+            return Some(nothing(wanted, len));
         }
         let key = self.key();
         self.questions.insert(key, Question { waiting, place, inside, beyond: len - inside });
-        let op = match kind {
-            IoKind::Extents => BlockOp::Extents { offset: at, len: u64::from(inside) },
-            _ => BlockOp::Read { offset: at, len: inside },
+        let op = match wanted {
+            Wanted::Data => BlockOp::Read { offset: at, len: inside },
+            Wanted::Extents => BlockOp::Extents { offset: at, len: u64::from(inside) },
+            Wanted::Layers => BlockOp::Layers { offset: at, len: u64::from(inside), with_base: true },
         };
         actions.push(ClientAction::ReadBase { key, op });
         None
@@ -165,6 +166,18 @@ impl Base {
                     extents.push(hole(beyond));
                 }
                 PartOutput::Extents(extents)
+            }
+            Ok(BlockReply::Layers(mut extents)) => {
+                let said = extents.iter().map(|extent| extent.len).sum::<u64>();
+                if said < u64::from(inside) {
+                    let detail = "what the clone stands on told of less than it was asked for".to_owned();
+                    waiting.error.get_or_insert(BlockError::Medium { detail });
+                }
+                if beyond > 0 {
+                    extents.push(in_no_layer(beyond.into()));
+                }
+                let above = if let Asker::Read(part) = &waiting.asker { part.layers_above } else { 0 };
+                PartOutput::Layers { extents: below(above, extents), next: None }
             }
             Ok(BlockReply::Done) => unreachable!("a base is only read"),
             Err(error) => {
@@ -211,10 +224,11 @@ fn partly_covered(offset: u32, len: u32) -> Vec<u32> {
     blocks
 }
 
-fn nothing(kind: IoKind, len: u32) -> PartOutput {
-    match kind {
-        IoKind::Extents => PartOutput::Extents(vec![hole(len)]),
-        _ => PartOutput::Data(vec![zeroes(len)]),
+fn nothing(wanted: Wanted, len: u32) -> PartOutput {
+    match wanted {
+        Wanted::Data => PartOutput::Data(vec![zeroes(len)]),
+        Wanted::Extents => PartOutput::Extents(vec![hole(len)]),
+        Wanted::Layers => PartOutput::Layers { extents: vec![in_no_layer(len.into())], next: None },
     }
 }
 
@@ -224,13 +238,17 @@ fn hole(len: u32) -> Extent {
 
 /// Outputs of one kind, one behind the other.
 fn join(outputs: impl Iterator<Item = PartOutput>) -> PartOutput {
-    let (mut data, mut extents) = (Vec::new(), Vec::new());
+    let (mut data, mut extents, mut layers) = (Vec::new(), Vec::new(), Vec::new());
     for output in outputs {
         match output {
             PartOutput::Data(pieces) => data.extend(pieces),
             PartOutput::Extents(more) => extents.push(more),
+            PartOutput::Layers { extents, .. } => layers.push(extents),
             PartOutput::Done => {}
         }
+    }
+    if !layers.is_empty() {
+        return PartOutput::Layers { extents: join_layers(layers), next: None };
     }
     if extents.is_empty() { PartOutput::Data(data) } else { PartOutput::Extents(join_extents(extents)) }
 }

@@ -65,6 +65,10 @@ pub(super) enum DamagedReply {
     PayloadLength { expected: usize, found: usize },
     #[error("block {block} is said to be unwritten and to be there")]
     Unwritten { block: u16 },
+    #[error("an answer to another question")]
+    Form,
+    #[error("an answer that names a layer below the {layers} of the stack")]
+    Layer { layers: usize },
     #[error("block {block}: checksum {found}, expected {expected}")]
     Checksum { block: u16, expected: Crc, found: Crc },
 }
@@ -194,12 +198,14 @@ fn extents(offset: u32, len: u32, range: BlockRange, blocks: &[Option<Crc>]) -> 
 }
 
 fn checked_range(offset: u32, len: u32, blocks: &[Option<Crc>]) -> Result<BlockRange, DamagedReply> {
+    range_of(offset, len, blocks.len())
+}
+
+/// The blocks of a part, if an answer tells of as many.
+pub(super) fn range_of(offset: u32, len: u32, found: usize) -> Result<BlockRange, DamagedReply> {
     let range = BlockRange::covering(offset, len).expect("a part lies inside its chunk");
     let expected = usize::from(range.count());
-    if blocks.len() != expected {
-        return Err(DamagedReply::BlockCount { expected, found: blocks.len() });
-    }
-    Ok(range)
+    if found == expected { Ok(range) } else { Err(DamagedReply::BlockCount { expected, found }) }
 }
 
 /// Runs of blocks that are all present or all absent: (first byte in the chunk, bytes, present).

@@ -23,6 +23,8 @@ pub struct ClientLimits {
     pub damaged_retries_max: u32,
     /// Chunks that one `Extents` request looks at; its answer says how far it went.
     pub extents_chunks_max: u32,
+    /// The same for `Layers`, where those in which nothing was ever written cost next to nothing.
+    pub layers_chunks_max: u32,
 }
 
 impl Default for ClientLimits {
@@ -39,6 +41,7 @@ impl Default for ClientLimits {
             view_interval: Duration::from_millis(100),
             damaged_retries_max: 3,
             extents_chunks_max: 64,
+            layers_chunks_max: 256 << 10,
         }
     }
 }

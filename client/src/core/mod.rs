@@ -9,6 +9,7 @@
 mod base;
 mod data;
 mod lane;
+mod layers;
 mod limits;
 mod link;
 mod range_lock;
@@ -120,7 +121,7 @@ impl VolumeClient {
     /// # Panics
     /// If the grant names no layer.
     pub fn resume(grant: AttachGrant, limits: ClientLimits, progress: SessionProgress) -> VolumeClient {
-        let requests = Requests::new(grant.size, grant.read_only, &limits);
+        let requests = Requests::new(grant.size, grant.read_only, grant.base.is_some(), &limits);
         let base = Base::new(grant.base);
         VolumeClient { requests, base, router: Router::new(grant, limits, progress), fenced: false }
     }
@@ -192,6 +193,7 @@ impl VolumeClient {
             Message::OverReply(OverReply { reply, unwritten }) => {
                 self.router.on_io_reply(now, from, reply, &unwritten, actions)
             }
+            Message::LayersReply(reply) => self.router.on_layers_reply(now, from, &reply, actions),
             Message::HelloReply(reply) => {
                 self.router.on_hello_reply(now, from, &reply, actions);
                 None
@@ -207,7 +209,7 @@ impl VolumeClient {
             None => {}
             Some(Verdict::Fenced) => self.on_fenced(actions),
             Some(Verdict::Settled(part, result)) => {
-                if let Some(finished) = self.requests.settle(&part, result) {
+                if let Some(finished) = self.requests.settle(&part, result, self.router.placement()) {
                     complete(finished, actions);
                 }
             }
@@ -248,7 +250,10 @@ impl VolumeClient {
             self.router.want_view(now, actions);
         }
         while self.router.has_room() {
-            let Some(part) = self.router.next_restart().or_else(|| self.requests.next_part()) else { return };
+            let Some(part) = self.router.next_restart().or_else(|| self.requests.next_part(self.router.placement()))
+            else {
+                return;
+            };
             self.router.take(now, part, actions);
         }
     }

@@ -4,10 +4,11 @@
 use super::ClientLimits;
 use super::data::{fragment_crcs, join_extents, zero_crcs, zeroes};
 use super::lane::LaneId;
+use super::layers::{EXTENTS_MAX, PARTS_MAX, Placement, Unwritten, in_no_layer, join_layers};
 use super::range_lock::RangeLock;
 use ashlar_types::{
-    BlockError, BlockOp, BlockReply, BlockRequest, CHUNK_BYTES, ChunkIndex, Crc, Epoch, Extent, OsdId, StackRevision,
-    Tick,
+    BlockError, BlockOp, BlockReply, BlockRequest, CHUNK_BYTES, ChunkIndex, Crc, Epoch, Extent, LayerExtent, OsdId,
+    StackRevision, Tick,
 };
 use ashlar_wire::IoKind;
 use bytes::Bytes;
@@ -23,6 +24,12 @@ pub(super) struct Part {
     pub(super) offset: u32,
     pub(super) len: u32,
     pub(super) kind: IoKind,
+    /// Of kind `Extents`: which layer has what is asked.
+    pub(super) is_layers: bool,
+    /// And what the volume stands on is asked too.
+    pub(super) with_base: bool,
+    /// How many layers the stack has that it was sent with.
+    pub(super) layers_above: u32,
     pub(super) crcs: Vec<Crc>,
     pub(super) payload: Bytes,
     /// Where it waits, or was sent from.
@@ -39,7 +46,23 @@ pub(super) struct Part {
     pub(super) damaged: u32,
 }
 
+/// What a part that reads asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wanted {
+    Data,
+    Extents,
+    Layers,
+}
+
 impl Part {
+    pub(super) fn wanted(&self) -> Wanted {
+        match self.kind {
+            _ if self.is_layers => Wanted::Layers,
+            IoKind::Extents => Wanted::Extents,
+            IoKind::Read | IoKind::Write | IoKind::Zero => Wanted::Data,
+        }
+    }
+
     pub(super) fn is_write(&self) -> bool {
         match self.kind {
             IoKind::Write | IoKind::Zero => true,
@@ -62,6 +85,11 @@ pub(super) enum PartOutput {
     Done,
     Data(Vec<Bytes>),
     Extents(Vec<Extent>),
+    Layers {
+        extents: Vec<LayerExtent>,
+        /// What the PG has told of the chunks behind the part's, if it has.
+        next: Option<Option<ChunkIndex>>,
+    },
 }
 
 #[derive(Debug)]
@@ -71,12 +99,24 @@ enum Work {
     WriteZeroes,
     Zero,
     Extents { found: Vec<Vec<Extent>> },
+    Layers(LayersWork),
+}
+
+#[derive(Debug)]
+struct LayersWork {
+    with_base: bool,
+    found: Vec<Vec<LayerExtent>>,
+    extents: usize,
+    /// `None` where chunks in which the volume has nothing are asked of its base, and none is passed over.
+    unwritten: Option<Unwritten>,
+    /// The slot of what was passed over last, while it is the last one.
+    passed: Option<usize>,
 }
 
 impl Work {
     fn writes(&self) -> bool {
         match self {
-            Work::Read { .. } | Work::Extents { .. } => false,
+            Work::Read { .. } | Work::Extents { .. } | Work::Layers(_) => false,
             Work::Write { .. } | Work::WriteZeroes | Work::Zero => true,
         }
     }
@@ -92,6 +132,8 @@ struct Request {
     issued: u64,
     slots: usize,
     outstanding: usize,
+    /// Has as many parts out as it may.
+    is_parked: bool,
     /// Earlier requests that it still waits for.
     blockers: u32,
     /// The first failure of a part. Nothing more is issued then; what is issued is awaited.
@@ -99,7 +141,7 @@ struct Request {
 }
 
 impl Request {
-    fn next_part(&mut self, key: u64) -> Option<Part> {
+    fn next_part(&mut self, key: u64, placement: Placement) -> Option<Part> {
         let left = self.len - self.issued;
         if left == 0 || self.error.is_some() {
             return None;
@@ -114,6 +156,11 @@ impl Request {
         self.issued += u64::from(len);
         self.slots += 1;
         self.outstanding += 1;
+        let (is_layers, with_base) = match &self.work {
+            Work::Layers(work) => (true, work.with_base),
+            _ => (false, false),
+        };
+        self.pass_over(placement);
         let (lane, sent, stack, timeouts, damaged) = (LaneId::default(), None, None, 0, 0);
         let (base, needs_base) = (Vec::new(), false);
         Some(Part {
@@ -123,6 +170,9 @@ impl Request {
             offset: within,
             len,
             kind,
+            is_layers,
+            with_base,
+            layers_above: 0,
             crcs,
             payload,
             lane,
@@ -135,7 +185,45 @@ impl Request {
         })
     }
 
-    fn settle(&mut self, slot: usize, result: Result<PartOutput, BlockError>) {
+    /// Goes on to the next chunk that has to be asked for (E1 in layers.rs).
+    fn pass_over(&mut self, placement: Placement) {
+        let Work::Layers(work) = &mut self.work else { return };
+        if work.extents >= EXTENTS_MAX {
+            self.len = self.issued;
+        }
+        let Some(unwritten) = &work.unwritten else { return };
+        let chunk_bytes = u64::from(CHUNK_BYTES);
+        let mut passed = 0;
+        while self.issued < self.len {
+            let at = self.offset + self.issued;
+            let chunk = ChunkIndex(u32::try_from(at / chunk_bytes).expect("within the device, whose size is bounded"));
+            if !unwritten.contains(chunk, placement) {
+                break;
+            }
+            let len = (chunk_bytes - at % chunk_bytes).min(self.len - self.issued);
+            self.issued += len;
+            passed += len;
+        }
+        if passed == 0 {
+            return;
+        }
+        match work.passed.filter(|slot| slot + 1 == self.slots) {
+            Some(slot) => work.found[slot].iter_mut().for_each(|extent| extent.len += passed),
+            None => {
+                put(&mut work.found, self.slots, vec![in_no_layer(passed)]);
+                work.passed = Some(self.slots);
+                self.slots += 1;
+            }
+        }
+    }
+
+    /// Whether another part may be made of it now.
+    fn has_room(&self) -> bool {
+        !matches!(self.work, Work::Layers(_)) || self.outstanding < PARTS_MAX
+    }
+
+    fn settle(&mut self, part: &Part, result: Result<PartOutput, BlockError>, placement: Placement) {
+        let slot = part.slot;
         self.outstanding -= 1;
         match (result, &mut self.work) {
             (Err(error), _) => {
@@ -143,8 +231,21 @@ impl Request {
             }
             (Ok(PartOutput::Data(data)), Work::Read { pieces }) => put(pieces, slot, data),
             (Ok(PartOutput::Extents(extents)), Work::Extents { found }) => put(found, slot, extents),
+            (Ok(PartOutput::Layers { extents, next }), Work::Layers(work)) => {
+                work.extents += extents.len();
+                put(&mut work.found, slot, extents);
+                if let (Some(next), Some(unwritten)) = (next, &mut work.unwritten) {
+                    unwritten.learn(part.chunk, next, placement);
+                }
+                self.pass_over(placement);
+            }
             (Ok(_), _) => {}
         }
+    }
+
+    /// A question that may be long under way holds up no write.
+    fn takes_turn(&self) -> bool {
+        !matches!(self.work, Work::Layers(_))
     }
 
     fn is_done(&self) -> bool {
@@ -159,6 +260,7 @@ impl Request {
             Work::Read { mut pieces } if pieces.len() == 1 => BlockReply::Data(pieces.remove(0)),
             Work::Read { pieces } => BlockReply::Data(pieces.into_iter().flatten().collect()),
             Work::Extents { found } => BlockReply::Extents(join_extents(found)),
+            Work::Layers(work) => BlockReply::Layers(join_layers(work.found)),
             Work::Write { .. } | Work::WriteZeroes | Work::Zero => BlockReply::Done,
         })
     }
@@ -176,7 +278,7 @@ impl Work {
     fn content(&mut self, start: u64, issued: u64, within: u32, len: u32) -> (IoKind, Vec<Crc>, Bytes) {
         match self {
             Work::Read { .. } => (IoKind::Read, Vec::new(), Bytes::new()),
-            Work::Extents { .. } => (IoKind::Extents, Vec::new(), Bytes::new()),
+            Work::Extents { .. } | Work::Layers(_) => (IoKind::Extents, Vec::new(), Bytes::new()),
             Work::Zero => (IoKind::Zero, Vec::new(), Bytes::new()),
             Work::WriteZeroes => (IoKind::Write, zero_crcs(within, len), zeroes(len)),
             Work::Write { data, crcs } => {
@@ -207,7 +309,10 @@ pub(super) struct Finished {
 pub(super) struct Requests {
     size: u64,
     read_only: bool,
+    /// What none of the volume's layers has may be in what it stands on.
+    has_base: bool,
     extents_bytes_max: u64,
+    layers_bytes_max: u64,
     next_key: u64,
     /// In order of arrival.
     pending: BTreeMap<u64, Request>,
@@ -217,10 +322,21 @@ pub(super) struct Requests {
 }
 
 impl Requests {
-    pub(super) fn new(size: u64, read_only: bool, limits: &ClientLimits) -> Requests {
+    pub(super) fn new(size: u64, read_only: bool, has_base: bool, limits: &ClientLimits) -> Requests {
         let extents_bytes_max = u64::from(limits.extents_chunks_max) * u64::from(CHUNK_BYTES);
+        let layers_bytes_max = u64::from(limits.layers_chunks_max) * u64::from(CHUNK_BYTES);
         let (pending, lock, ready) = (BTreeMap::new(), RangeLock::default(), VecDeque::new());
-        let mut new = Requests { size: 0, read_only, extents_bytes_max, next_key: 0, pending, lock, ready };
+        let mut new = Requests {
+            size: 0,
+            read_only,
+            has_base,
+            extents_bytes_max,
+            layers_bytes_max,
+            next_key: 0,
+            pending,
+            lock,
+            ready,
+        };
         new.resize(size);
         new
     }
@@ -259,20 +375,31 @@ impl Requests {
             BlockOp::WriteZeroes { offset, len, keep_allocated: false } => (Work::Zero, offset, len),
             BlockOp::WriteZeroes { offset, len, keep_allocated: true } => (Work::WriteZeroes, offset, len),
             BlockOp::Extents { offset, len } => (Work::Extents { found: Vec::new() }, offset, len),
+            BlockOp::Layers { offset, len, with_base } => {
+                let unwritten = (!with_base || !self.has_base).then(Unwritten::default);
+                let work = LayersWork { with_base, found: Vec::new(), extents: 0, unwritten, passed: None };
+                (Work::Layers(work), offset, len)
+            }
         };
         if let Some(error) = self.refusal(offset, len, work.writes()) {
             return Some(Finished { tag, result: Err(error) });
         }
-        let len = if let Work::Extents { .. } = work { len.min(self.extents_bytes_max) } else { len };
-        let blockers = 0;
+        let len = match work {
+            Work::Extents { .. } => len.min(self.extents_bytes_max),
+            Work::Layers(_) => len.min(self.layers_bytes_max),
+            _ => len,
+        };
+        let (blockers, is_parked) = (0, false);
         let mut request =
-            Request { tag, work, offset, len, issued: 0, slots: 0, outstanding: 0, blockers, error: None };
+            Request { tag, work, offset, len, issued: 0, slots: 0, outstanding: 0, is_parked, blockers, error: None };
         if len == 0 {
             return Some(Finished { tag, result: request.into_result() });
         }
         let key = self.next_key;
         self.next_key += 1;
-        request.blockers = self.lock.acquire(key, offset, len, request.work.writes());
+        if request.takes_turn() {
+            request.blockers = self.lock.acquire(key, offset, len, request.work.writes());
+        }
         if request.blockers == 0 {
             self.ready.push_back(key);
         }
@@ -293,13 +420,16 @@ impl Requests {
     }
 
     /// The next part to be sent.
-    pub(super) fn next_part(&mut self) -> Option<Part> {
+    pub(super) fn next_part(&mut self, placement: Placement) -> Option<Part> {
         while let Some(key) = self.ready.pop_front() {
             // A request that failed is over, or ends with the parts it has out.
             let Some(request) = self.pending.get_mut(&key) else { continue };
-            if let Some(part) = request.next_part(key) {
+            if let Some(part) = request.next_part(key, placement) {
                 if request.issued < request.len {
-                    self.ready.push_back(key);
+                    request.is_parked = !request.has_room();
+                    if !request.is_parked {
+                        self.ready.push_back(key);
+                    }
                 }
                 return Some(part);
             }
@@ -308,13 +438,24 @@ impl Requests {
     }
 
     /// A part is over. Gives the request if that ends it.
-    pub(super) fn settle(&mut self, part: &Part, result: Result<PartOutput, BlockError>) -> Option<Finished> {
+    pub(super) fn settle(
+        &mut self,
+        part: &Part,
+        result: Result<PartOutput, BlockError>,
+        placement: Placement,
+    ) -> Option<Finished> {
         let request = self.pending.get_mut(&part.request).expect("a request is pending until its parts are settled");
-        request.settle(part.slot, result);
+        request.settle(part, result, placement);
         if !request.is_done() {
+            if std::mem::take(&mut request.is_parked) {
+                self.ready.push_back(part.request);
+            }
             return None;
         }
         let request = self.pending.remove(&part.request).expect("just seen");
+        if !request.takes_turn() {
+            return Some(Finished { tag: request.tag, result: request.into_result() });
+        }
         let (pending, ready) = (&mut self.pending, &mut self.ready);
         self.lock.release(part.request, |later| {
             let waiting = pending.get_mut(&later).expect("what holds a range is pending");

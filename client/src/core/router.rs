@@ -7,10 +7,11 @@
 
 use super::ClientLimits;
 use super::base::Stretch;
-use super::data::{verified_extents, verified_extents_over, verified_read, verified_read_over};
+use super::data::{DamagedReply, verified_extents, verified_extents_over, verified_read, verified_read_over};
 use super::lane::{Gate, Lane, LaneId};
+use super::layers::{Placement, open_layers, verified_layers};
 use super::link::{Link, LinkState};
-use super::request::{Part, PartOutput, Sent};
+use super::request::{Part, PartOutput, Sent, Wanted};
 use super::stacks::Stacks;
 use super::window::Window;
 use super::{ClientAction, SessionProgress};
@@ -21,8 +22,8 @@ use ashlar_types::{
     StackRevision, Tick,
 };
 use ashlar_wire::{
-    ClientHello, Hello, HelloReply, HelloStatus, IoKind, IoReply, IoRequest, IoStatus, Message, OverRequest, PeerHello,
-    Stack,
+    ClientHello, Hello, HelloReply, HelloStatus, IoKind, IoReply, IoRequest, IoStatus, LayersReply, LayersRequest,
+    Message, OverRequest, PeerHello, Stack,
 };
 use bytes::Bytes;
 use std::collections::{BTreeMap, VecDeque};
@@ -100,6 +101,11 @@ impl Router {
     /// Whether another part may be given a number now.
     pub(super) fn has_room(&self) -> bool {
         self.pg_count.is_some() && self.window.has_room()
+    }
+
+    /// Known when parts are: they are made when the pool is known.
+    pub(super) fn placement(&self) -> Placement {
+        Placement { key: self.grant.placement_key, pg_count: self.pg_count.unwrap_or(1) }
     }
 
     pub(super) fn knows_pool(&self) -> bool {
@@ -259,11 +265,7 @@ impl Router {
         unwritten: &[BlockRange],
         actions: &mut Vec<ClientAction>,
     ) -> Option<Verdict> {
-        if let Some(link) = self.links.get_mut(&from) {
-            link.heard_at = now;
-            // Not for a greeting alone: who welcomes us and then hangs up would be dialled, and sent everything, in a tight loop.
-            link.backoff.reset();
-        }
+        self.on_heard(now, from);
         if reply.op.session != self.grant.session {
             return None;
         }
@@ -299,6 +301,44 @@ impl Router {
         }
     }
 
+    pub(super) fn on_layers_reply(
+        &mut self,
+        now: Tick,
+        from: OsdId,
+        reply: &LayersReply,
+        actions: &mut Vec<ClientAction>,
+    ) -> Option<Verdict> {
+        self.on_heard(now, from);
+        let number = reply.op.number;
+        if reply.op.session != self.grant.session {
+            return None;
+        }
+        let part = self.window.get(number)?;
+        // K1: whichever attempt it answers, it was made with this stack.
+        let layers = match part.stack.filter(|_| part.wanted() == Wanted::Layers) {
+            Some(stack) => verified_layers(part.offset, part.len, &reply.runs, self.stacks.layers(stack)),
+            None => Err(DamagedReply::Form),
+        };
+        let (offset, is_open) = (part.offset, part.with_base && self.grant.base.is_some());
+        match layers {
+            Ok(extents) if is_open && extents.iter().any(|extent| extent.layer.is_none()) => {
+                Some(Verdict::Open(self.take_out(now, number, actions)?, open_layers(offset, extents)))
+            }
+            Ok(extents) => {
+                self.settle(now, number, Ok(PartOutput::Layers { extents, next: Some(reply.next) }), actions)
+            }
+            Err(damage) => self.on_damaged(now, number, damage.to_string(), actions),
+        }
+    }
+
+    fn on_heard(&mut self, now: Tick, from: OsdId) {
+        if let Some(link) = self.links.get_mut(&from) {
+            link.heard_at = now;
+            // Not for a greeting alone: who welcomes us and then hangs up would be dialled, and sent everything, in a tight loop.
+            link.backoff.reset();
+        }
+    }
+
     pub(super) fn on_timer(&mut self, now: Tick, actions: &mut Vec<ClientAction>) {
         self.wake_armed = None;
         self.give_up_slow_links(now, actions);
@@ -318,6 +358,9 @@ impl Router {
         actions: &mut Vec<ClientAction>,
     ) -> Option<Verdict> {
         let part = self.window.get(number)?;
+        if part.wanted() == Wanted::Layers {
+            return self.on_damaged(now, number, DamagedReply::Form.to_string(), actions);
+        }
         if !unwritten.is_empty() && self.grant.base.is_some() && !part.is_write() {
             let (offset, len, blocks) = (part.offset, part.len, &reply.blocks);
             let stretches = match part.kind {
@@ -538,6 +581,7 @@ impl Router {
         // K1.
         let stack_revision = *part.stack.get_or_insert(newest);
         let layers = self.stacks.layers(stack_revision);
+        part.layers_above = u32::try_from(layers.len()).expect("a stack has few layers");
         if self.links.get_mut(&osd).is_some_and(|link| link.told.is_news(stack_revision)) {
             let stack = Stack { revision: stack_revision, layers: layers.to_vec() };
             actions.push(ClientAction::LinkSend(osd, Message::Stack(stack)));
@@ -563,6 +607,7 @@ impl Router {
             payload: part.payload.clone(),
         };
         let message = match self.grant.base {
+            _ if part.wanted() == Wanted::Layers => Message::LayersRequest(LayersRequest { request }),
             None => Message::IoRequest(request),
             Some(_) => {
                 let base = part.base.iter().map(|block| Crc::of(block)).collect();

@@ -1,6 +1,7 @@
 //! The session against scripted answers (`scripted`), and against a small cluster that loses and refuses (`model`).
 
 mod fake;
+mod layers;
 mod model;
 mod scripted;
 mod stacks;
@@ -77,6 +78,7 @@ fn view(revision: u64, pg_count: u32, epoch: u32, primary: Option<u32>) -> Clust
         barriers: Vec::new(),
         merges: Vec::new(),
         scrubs: BTreeMap::new(),
+        reservations: None,
     }
 }
 
@@ -89,6 +91,7 @@ struct Rig {
     stacks: Vec<(OsdId, ashlar_wire::Stack)>,
     requests: Vec<(OsdId, IoRequest)>,
     over: Vec<(OsdId, OverRequest)>,
+    layers: Vec<(OsdId, IoRequest)>,
     base_reads: Vec<(u64, BlockOp)>,
     completed: Vec<(u64, Result<BlockReply, BlockError>)>,
     views_wanted: usize,
@@ -107,6 +110,7 @@ impl Rig {
             stacks: Vec::new(),
             requests: Vec::new(),
             over: Vec::new(),
+            layers: Vec::new(),
             base_reads: Vec::new(),
             completed: Vec::new(),
             views_wanted: 0,
@@ -141,6 +145,7 @@ impl Rig {
                 ClientAction::LinkSend(osd, Message::Stack(stack)) => self.stacks.push((osd, stack)),
                 ClientAction::LinkSend(osd, Message::IoRequest(request)) => self.requests.push((osd, request)),
                 ClientAction::LinkSend(osd, Message::OverRequest(request)) => self.over.push((osd, request)),
+                ClientAction::LinkSend(osd, Message::LayersRequest(asked)) => self.layers.push((osd, asked.request)),
                 ClientAction::LinkSend(_, message) => panic!("a client doesn't send {message:?}"),
                 ClientAction::ReadBase { key, op } => self.base_reads.push((key, op)),
                 ClientAction::Complete(tag, result) => self.completed.push((tag, result)),

@@ -5,7 +5,7 @@
 
 use super::cluster::{Cluster, wrong_answer};
 use super::engine::Command;
-use super::volume::{OpenError, Volume};
+use super::volume::{OpenError, Volume, random};
 use crate::core::{ClientLimits, is_zeroes};
 use ashlar_types::control::{AttachGrant, BaseLayer, ControlReply, ControlRequest};
 use ashlar_types::{
@@ -17,7 +17,6 @@ use bytes::{Bytes, BytesMut};
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 use std::collections::BTreeMap;
-use std::hash::{BuildHasher, Hasher, RandomState};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use tokio::sync::mpsc::WeakUnboundedSender;
@@ -127,11 +126,6 @@ pub(super) async fn request_base(cluster: &Cluster, base: BaseLayer) -> Result<A
         ControlReply::Opened(grant) if !grant.layers.is_empty() => Ok(grant),
         _ => Err(wrong_answer("a grant")),
     }
-}
-
-/// Of the keys that the standard library draws for its hash maps.
-fn random() -> u64 {
-    RandomState::new().build_hasher().finish()
 }
 
 /// Where the answer for a clone goes.

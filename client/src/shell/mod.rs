@@ -7,9 +7,11 @@ mod connection;
 mod control;
 mod engine;
 mod gateway;
+mod observer;
 mod volume;
 
 pub use cluster::Cluster;
 pub use control::{Control, ControlFuture};
 pub use gateway::{Gateway, GatewayOptions, OpenVolume};
+pub use observer::{DiskId, DiskState, Observer};
 pub use volume::{OpenError, Volume};

@@ -3,6 +3,7 @@
 use super::base::{BaseDisk, Bases, request_base};
 use super::cluster::{Cluster, wrong_answer};
 use super::engine::{Command, Engine};
+use super::observer::{DiskId, DiskState};
 use crate::core::{ClientLimits, SessionProgress, VolumeClient};
 use ashlar_types::control::{AttachGrant, BaseLayer, ControlError, ControlReply, ControlRequest};
 use ashlar_types::{
@@ -10,6 +11,7 @@ use ashlar_types::{
     format_bytes,
 };
 use ashlar_wire_control::ControlClientError;
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -66,8 +68,17 @@ pub(super) struct Shared {
     pub(super) fenced: AtomicBool,
     read_only: bool,
     pub(super) session: SessionId,
+    pub(super) granted_by: GrantedBy,
+}
+
+/// By what right a volume is in use, and so who is asked for its present stack.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum GrantedBy {
+    Attachment,
     /// It is read as what clones stand on, without an attachment.
-    pub(super) as_base: Option<BaseLayer>,
+    Clones(BaseLayer),
+    /// It is only asked for its layers, without an attachment.
+    Looking(DiskId),
 }
 
 /// A volume's session. When the last handle is dropped, the session ends with it, and requests under way fail; so end with
@@ -104,7 +115,7 @@ impl Volume {
         progress: SessionProgress,
         base: Option<Arc<BaseDisk>>,
     ) -> Arc<Volume> {
-        Volume::run(cluster, grant, limits, progress, base, None)
+        Volume::run(cluster, grant, limits, progress, base, GrantedBy::Attachment)
     }
 
     /// Reads a frozen layer for clones, which stands on `base` if it is a clone's itself.
@@ -115,16 +126,16 @@ impl Volume {
         base: Option<Arc<BaseDisk>>,
         layer: BaseLayer,
     ) -> Arc<Volume> {
-        Volume::run(cluster, grant, limits, SessionProgress::default(), base, Some(layer))
+        Volume::run(cluster, grant, limits, SessionProgress::default(), base, GrantedBy::Clones(layer))
     }
 
-    fn run(
+    pub(super) fn run(
         cluster: &Cluster,
         grant: AttachGrant,
         limits: ClientLimits,
         progress: SessionProgress,
         base: Option<Arc<BaseDisk>>,
-        as_base: Option<BaseLayer>,
+        granted_by: GrantedBy,
     ) -> Arc<Volume> {
         assert!(grant.base.is_some() == base.is_some(), "who is granted a volume over a base opens the base first");
         let size = grant.size;
@@ -138,7 +149,7 @@ impl Volume {
             fenced: AtomicBool::new(false),
             read_only: grant.read_only,
             session: grant.session,
-            as_base,
+            granted_by,
         });
         let (commands, receiver) = mpsc::unbounded_channel();
         cluster.add_volume(&commands);
@@ -207,13 +218,26 @@ pub(super) async fn request_stack(
     shared: &Shared,
 ) -> Result<Option<AttachGrant>, ControlClientError> {
     let (name, session) = (&shared.name, shared.session);
-    if let Some(base) = shared.as_base {
-        return request_base(cluster, base).await.map(Some);
+    match shared.granted_by {
+        GrantedBy::Attachment => {}
+        GrantedBy::Clones(base) => return request_base(cluster, base).await.map(Some),
+        GrantedBy::Looking(id) => {
+            let state = DiskState::look(cluster, name).await?;
+            let gone = || ControlError::NotFound { what: "disk".to_owned(), name: name.to_string() };
+            // Its name is another one's by now.
+            let state = Some(state).filter(|state| state.id == id).ok_or_else(gone)?;
+            return Ok(Some(state.grant(name.clone(), session)));
+        }
     }
     match cluster.control().request(ControlRequest::SessionGrant { name: name.clone(), session }).await? {
         ControlReply::Opened(grant) if !grant.layers.is_empty() && grant.session == session => Ok(Some(grant)),
         _ => Ok(None),
     }
+}
+
+/// Of the keys that the standard library draws for its hash maps.
+pub(super) fn random() -> u64 {
+    RandomState::new().build_hasher().finish()
 }
 
 /// Asks for the attachment until its older holder is fenced.

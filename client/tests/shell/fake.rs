@@ -88,6 +88,7 @@ impl FakeMds {
             barriers: Vec::new(),
             merges: Vec::new(),
             scrubs: BTreeMap::new(),
+            reservations: None,
         };
         state.watchers.retain(|watcher| watcher.try_send(view.clone()).is_ok());
         state.view = view;

@@ -1,10 +1,10 @@
 //! The handshake: fixed newstyle negotiation, from the greeting to the choice of an export.
 //!
 //! H1: one option at a time; nothing of the next is looked at before the last one is answered.
-//! H2: whether `base:allocation` is selected depends on the last `NBD_OPT_SET_META_CONTEXT` alone, failed ones included.
+//! H2: which metadata contexts are selected depends on the last `NBD_OPT_SET_META_CONTEXT` alone, failed ones included.
 //! "Fixed newstyle negotiation", "Option types", "Option reply types".
 
-use super::option::{self, OptionError, Wanted};
+use super::option::{self, Contexts, OptionError, Wanted};
 use super::reply::clip;
 use super::session::Event;
 use super::spec::*;
@@ -61,7 +61,7 @@ impl OpenError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Settled {
     pub structured: bool,
-    pub allocation_selected: bool,
+    pub contexts: Contexts,
     pub read_only: bool,
     pub size: u64,
 }
@@ -88,7 +88,7 @@ enum Stage {
 enum Purpose {
     ExportName,
     Info { option: u32, wanted: Wanted },
-    MetaContext { option: u32, matched: bool },
+    MetaContext { option: u32, matched: Contexts },
 }
 
 #[derive(Debug)]
@@ -96,8 +96,8 @@ pub(super) struct Handshake {
     stage: Stage,
     send_zeroes: bool,
     structured: bool,
-    /// The export for which `base:allocation` was selected last.
-    allocation_of: Option<String>,
+    /// The contexts that were selected last, and for which export.
+    selected: Option<(String, Contexts)>,
 }
 
 impl Handshake {
@@ -106,7 +106,7 @@ impl Handshake {
         out.put_u64(NBDMAGIC);
         out.put_u64(IHAVEOPT);
         out.put_u16(NBD_FLAG_FIXED_NEWSTYLE | NBD_FLAG_NO_ZEROES);
-        Handshake { stage: Stage::ClientFlags, send_zeroes: true, structured: false, allocation_of: None }
+        Handshake { stage: Stage::ClientFlags, send_zeroes: true, structured: false, selected: None }
     }
 
     pub fn on_bytes(
@@ -216,7 +216,7 @@ impl Handshake {
 
     fn on_meta_context(&mut self, option: u32, data: &[u8], out: &mut BytesMut) -> Event {
         if option == NBD_OPT_SET_META_CONTEXT {
-            self.allocation_of = None; // H2
+            self.selected = None; // H2
         }
         if !self.structured {
             refuse(option, NBD_REP_ERR_INVALID, "structured replies must be negotiated first", out);
@@ -243,7 +243,7 @@ impl Handshake {
             }
             NBD_OPT_INFO | NBD_OPT_GO | NBD_OPT_LIST_META_CONTEXT | NBD_OPT_SET_META_CONTEXT => {
                 if option == NBD_OPT_SET_META_CONTEXT {
-                    self.allocation_of = None; // H2
+                    self.selected = None; // H2
                 }
                 refuse(option, NBD_REP_ERR_TOO_BIG, "the option's data is too long", out);
             }
@@ -297,7 +297,12 @@ impl Handshake {
         let flags = self.transmission_flags(info);
         let settled = Settled {
             structured: self.structured,
-            allocation_selected: self.allocation_of.as_ref() == Some(&name),
+            contexts: self
+                .selected
+                .iter()
+                .find(|(of, _)| *of == name)
+                .map(|(_, contexts)| *contexts)
+                .unwrap_or_default(),
             read_only: info.read_only,
             size: info.size,
         };
@@ -315,12 +320,12 @@ impl Handshake {
             }
             Purpose::MetaContext { option, matched } => {
                 let set = option == NBD_OPT_SET_META_CONTEXT;
-                if matched {
-                    let id = if set { BASE_ALLOCATION_ID } else { 0 }; // in a list "reserved and SHOULD be set to zero"
-                    answer(option, NBD_REP_META_CONTEXT, &[&id.to_be_bytes(), BASE_ALLOCATION.as_bytes()], out);
+                for (context, id) in matched.iter() {
+                    let id = if set { id } else { 0 }; // in a list "reserved and SHOULD be set to zero"
+                    answer(option, NBD_REP_META_CONTEXT, &[&id.to_be_bytes(), context.as_bytes()], out);
                 }
-                if set && matched {
-                    self.allocation_of = Some(name);
+                if set && !matched.is_empty() {
+                    self.selected = Some((name, matched));
                 }
                 answer(option, NBD_REP_ACK, &[], out);
                 Ok(None)

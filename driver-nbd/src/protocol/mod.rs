@@ -17,7 +17,7 @@ pub mod spec;
 mod tests;
 
 pub use handshake::{OpenError, Violation};
-pub use option::OptionError;
+pub use option::{Contexts, OptionError};
 pub use reply::ReplyStyle;
 pub use request::{Command, Failure, Request};
 pub use session::{Event, Session};

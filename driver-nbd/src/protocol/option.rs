@@ -1,8 +1,8 @@
 //! Option data: what stands between an option's header and the next. Trusts no length inside it.
 
 use super::spec::{
-    BASE_ALLOCATION, NBD_INFO_BLOCK_SIZE, NBD_INFO_DESCRIPTION, NBD_INFO_NAME, NBD_OPT_LIST_META_CONTEXT,
-    STRING_BYTES_MAX,
+    ALLOCATION_DEPTH, ALLOCATION_DEPTH_ID, BASE_ALLOCATION, BASE_ALLOCATION_ID, NBD_INFO_BLOCK_SIZE,
+    NBD_INFO_DESCRIPTION, NBD_INFO_NAME, NBD_OPT_LIST_META_CONTEXT, STRING_BYTES_MAX,
 };
 
 /// Why option data was refused; the text goes to the client.
@@ -24,6 +24,30 @@ pub struct Wanted {
     pub name: bool,
     pub description: bool,
     pub block_size: bool,
+}
+
+/// Metadata contexts: those that a client asks for, or that it gets with each block status.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Contexts {
+    /// `base:allocation`
+    pub allocation: bool,
+    /// `qemu:allocation-depth`
+    pub depth: bool,
+}
+
+impl Contexts {
+    pub fn is_empty(self) -> bool {
+        self == Contexts::default()
+    }
+
+    /// Names and ids.
+    pub fn iter(self) -> impl Iterator<Item = (&'static str, u32)> {
+        let all = [
+            (self.allocation, (BASE_ALLOCATION, BASE_ALLOCATION_ID)),
+            (self.depth, (ALLOCATION_DEPTH, ALLOCATION_DEPTH_ID)),
+        ];
+        all.into_iter().filter_map(|(is_in, context)| is_in.then_some(context))
+    }
 }
 
 struct Cursor<'a>(&'a [u8]);
@@ -84,18 +108,20 @@ pub fn info(data: &[u8]) -> Result<(String, Wanted), OptionError> {
     Ok((name, wanted))
 }
 
-/// The data of `NBD_OPT_LIST_META_CONTEXT` and `NBD_OPT_SET_META_CONTEXT`: the export, and whether a query matches
-/// `base:allocation`. Queries of other namespaces, and of other leaves of ours, select nothing ("Metadata querying").
-pub fn meta_context(option: u32, data: &[u8]) -> Result<(String, bool), OptionError> {
+/// The data of `NBD_OPT_LIST_META_CONTEXT` and `NBD_OPT_SET_META_CONTEXT`: the export, and the contexts that a query matches. Queries of other
+/// namespaces, and of other leaves of ours, select nothing ("Metadata querying").
+pub fn meta_context(option: u32, data: &[u8]) -> Result<(String, Contexts), OptionError> {
     let listing = option == NBD_OPT_LIST_META_CONTEXT;
     let mut cursor = Cursor(data);
     let name = export_name(cursor.string()?)?;
     let queries = cursor.u32()?;
     // Without queries a list names all contexts there are, a set selects none.
-    let mut matched = queries == 0 && listing;
+    let all = queries == 0 && listing;
+    let mut matched = Contexts { allocation: all, depth: all };
     for _ in 0..queries {
         let query = cursor.string()?; // ends the loop at the end of the data, whatever `queries` says
-        matched |= query == BASE_ALLOCATION.as_bytes() || (listing && query == b"base:");
+        matched.allocation |= query == BASE_ALLOCATION.as_bytes() || (listing && query == b"base:");
+        matched.depth |= query == ALLOCATION_DEPTH.as_bytes() || (listing && query == b"qemu:");
     }
     cursor.end()?;
     Ok((name, matched))

@@ -1,6 +1,7 @@
 //! Requests of the transmission phase: decoding, and which are refused before they reach the device.
 
 use super::handshake::Violation;
+use super::option::Contexts;
 use super::spec::*;
 
 /// What a request asks of the device. FUA is not among it: a write that has completed is durable (R1).
@@ -17,6 +18,7 @@ pub enum Command {
     /// `one`: `NBD_CMD_FLAG_REQ_ONE`.
     BlockStatus {
         one: bool,
+        contexts: Contexts,
     },
 }
 
@@ -76,7 +78,7 @@ impl Header {
     }
 
     /// The request to answer, for a kind that exists and flags that are "documented for the particular command".
-    pub fn command(&self, structured: bool, allocation_selected: bool) -> Result<Command, Failure> {
+    pub fn command(&self, structured: bool, contexts: Contexts) -> Result<Command, Failure> {
         let (command, flags) = match self.kind {
             // "Clients MUST NOT set `NBD_CMD_FLAG_DF` unless [`NBD_FLAG_SEND_DF`] is set".
             NBD_CMD_READ => (Command::Read, if structured { NBD_CMD_FLAG_DF } else { 0 }),
@@ -87,8 +89,9 @@ impl Header {
                 Command::WriteZeroes { keep_allocated: self.flags & NBD_CMD_FLAG_NO_HOLE != 0 },
                 NBD_CMD_FLAG_NO_HOLE | NBD_CMD_FLAG_FAST_ZERO,
             ),
-            NBD_CMD_BLOCK_STATUS if allocation_selected => {
-                (Command::BlockStatus { one: self.flags & NBD_CMD_FLAG_REQ_ONE != 0 }, NBD_CMD_FLAG_REQ_ONE)
+            NBD_CMD_BLOCK_STATUS if !contexts.is_empty() => {
+                let one = self.flags & NBD_CMD_FLAG_REQ_ONE != 0;
+                (Command::BlockStatus { one, contexts }, NBD_CMD_FLAG_REQ_ONE)
             }
             NBD_CMD_BLOCK_STATUS => {
                 return Err(Failure::new(NBD_EINVAL, "block status was asked for without a negotiated context"));

@@ -182,7 +182,7 @@ impl Transmission {
         let command = if shutting_down {
             Err(Failure::new(NBD_ESHUTDOWN, "the server is shutting down"))
         } else {
-            header.command(self.settled.structured, self.settled.allocation_selected).and_then(|command| {
+            header.command(self.settled.structured, self.settled.contexts).and_then(|command| {
                 check(&header, command, self.settled.read_only)?;
                 Ok(command)
             })

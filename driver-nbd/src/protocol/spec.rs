@@ -92,6 +92,9 @@ pub const NBD_ESHUTDOWN: u32 = 108;
 pub const BASE_ALLOCATION: &str = "base:allocation";
 /// "an opaque value" of ours: the id of `base:allocation` on each connection that selected it.
 pub const BASE_ALLOCATION_ID: u32 = 1;
+/// QEMU's "NBD protocol support": where in a chain of images the data of each extent lies; 0 in none, 1 in the one on top.
+pub const ALLOCATION_DEPTH: &str = "qemu:allocation-depth";
+pub const ALLOCATION_DEPTH_ID: u32 = 2;
 pub const NBD_STATE_HOLE: u32 = 1 << 0;
 pub const NBD_STATE_ZERO: u32 = 1 << 1;
 

@@ -2,9 +2,10 @@
 
 use super::spec::*;
 use super::*;
-use ashlar_types::{BlockError, DeviceInfo, Extent};
+use ashlar_types::{BlockError, DeviceInfo, Extent, LayerExtent, LayerId, LayerPlace};
 use bytes::{BufMut, BytesMut};
 
+const ALLOCATION: Contexts = Contexts { allocation: true, depth: false };
 const GREETING: &str = "4e42444d41474943 49484156454f5054 0003";
 
 fn hex(text: &str) -> Vec<u8> {
@@ -244,27 +245,39 @@ fn contexts_are_selected_by_exact_name_and_for_one_export() {
         queries.iter().for_each(|query| data.extend(string(query)));
         data
     };
-    let found = vec![NBD_REP_META_CONTEXT, NBD_REP_ACK];
-    let none = vec![NBD_REP_ACK];
+    let found = |contexts: usize| {
+        let replies = std::iter::repeat_n(NBD_REP_META_CONTEXT, contexts);
+        replies.chain([NBD_REP_ACK]).collect::<Vec<u32>>()
+    };
     let (mut session, _) = haggling(3);
     answered(&mut session, NBD_OPT_STRUCTURED_REPLY, &[]);
-    let cases: [(&[&str], bool, bool); 6] = [
-        (&[], true, false), // "If zero queries are sent": all when listing, none when setting
-        (&["base:"], true, false),
-        (&["base:allocation"], true, true),
-        (&["qemu:dirty-bitmap:x", "base:allocation"], true, true),
-        (&["base:other"], false, false),
-        (&["no colon"], false, false),
+    let cases: [(&[&str], usize, usize); 10] = [
+        (&[], 2, 0), // "If zero queries are sent": all when listing, none when setting
+        (&["base:"], 1, 0),
+        (&["base:allocation"], 1, 1),
+        (&["qemu:dirty-bitmap:x", "base:allocation"], 1, 1),
+        (&["base:other"], 0, 0),
+        (&["no colon"], 0, 0),
+        (&["qemu:"], 1, 0),
+        (&["qemu:allocation-depth"], 1, 1),
+        (&["qemu:dirty-bitmap:"], 0, 0),
+        (&["qemu:allocation-depth", "base:allocation", "qemu:allocation-depth"], 2, 2),
     ];
     for (queries, listed, set) in cases {
         for (kind, expected) in [(NBD_OPT_LIST_META_CONTEXT, listed), (NBD_OPT_SET_META_CONTEXT, set)] {
             let (_, out) = opened(&mut session, kind, &query(queries), &disk(false));
-            assert_eq!(reply_types(&out), if expected { found.clone() } else { none.clone() }, "{kind} {queries:?}");
+            assert_eq!(reply_types(&out), found(expected), "{kind} {queries:?}");
         }
     }
     let (_, out) = opened(&mut session, NBD_OPT_SET_META_CONTEXT, &query(&["base:allocation"]), &disk(false));
     let golden = [
         "0003e889045565a9 0000000a 00000004 00000013 00000001 626173653a616c6c6f636174696f6e",
+        "0003e889045565a9 0000000a 00000001 00000000",
+    ];
+    assert_eq!(out, hex(&golden.concat()));
+    let (_, out) = opened(&mut session, NBD_OPT_SET_META_CONTEXT, &query(&["qemu:allocation-depth"]), &disk(false));
+    let golden = [
+        "0003e889045565a9 0000000a 00000004 00000019 00000002 71656d753a616c6c6f636174696f6e2d6465707468",
         "0003e889045565a9 0000000a 00000001 00000000",
     ];
     assert_eq!(out, hex(&golden.concat()));
@@ -315,7 +328,7 @@ fn requests_are_admitted_or_refused_as_specified() {
     assert_eq!(ask(1, NBD_CMD_TRIM, SIZE - 1, 1), ok(Command::Trim, SIZE - 1, 1));
     assert_eq!(ask(2, NBD_CMD_WRITE_ZEROES, 0, 8), ok(Command::WriteZeroes { keep_allocated: true }, 0, 8));
     assert_eq!(ask(0, NBD_CMD_WRITE_ZEROES, 0, 8), ok(Command::WriteZeroes { keep_allocated: false }, 0, 8));
-    assert_eq!(ask(8, NBD_CMD_BLOCK_STATUS, 0, 8), ok(Command::BlockStatus { one: true }, 0, 8));
+    assert_eq!(ask(8, NBD_CMD_BLOCK_STATUS, 0, 8), ok(Command::BlockStatus { one: true, contexts: ALLOCATION }, 0, 8));
     assert!(matches!(ask(0, NBD_CMD_READ, SIZE, 0), Event::Empty(_)));
     assert_eq!(ask(0, NBD_CMD_DISC, 0, 0), Event::Disconnect);
     let refused = [
@@ -397,8 +410,18 @@ fn after_shutdown_everything_is_refused_and_disconnecting_still_works() {
 #[test]
 fn replies_are_these_bytes() {
     let read = Request { cookie: 0x0102_0304_0506_0708, command: Command::Read, offset: 0x1000, len: 0x200 };
-    let status = Request { command: Command::BlockStatus { one: false }, len: 0x3000, ..read };
-    let one = Request { command: Command::BlockStatus { one: true }, ..status };
+    let status = Request { command: Command::BlockStatus { one: false, contexts: ALLOCATION }, len: 0x3000, ..read };
+    let one = Request { command: Command::BlockStatus { one: true, contexts: ALLOCATION }, ..status };
+    let both = Contexts { allocation: true, depth: true };
+    let both = Request { command: Command::BlockStatus { one: false, contexts: both }, ..status };
+    let depth = Contexts { allocation: false, depth: true };
+    let depth = Request { command: Command::BlockStatus { one: false, contexts: depth }, ..status };
+    let layer = |depth| Some(LayerPlace { id: LayerId(1), depth });
+    let layers = [
+        LayerExtent { len: 0x1000, layer: layer(0), has_data: false },
+        LayerExtent { len: 0x1000, layer: None, has_data: false },
+        LayerExtent { len: 0x9000, layer: layer(2), has_data: true },
+    ];
     let flush = Request { command: Command::Flush, ..read };
     let extents = [
         Extent { len: 0x1000, allocated: true, zero: false },
@@ -435,6 +458,17 @@ fn replies_are_these_bytes() {
             say(&|out| structured.block_status(&one, &extents, out)),
             "668e33ef 0001 0005 0102030405060708 0000000c 00000001 00001000 00000000",
         ),
+        (
+            say(&|out| structured.layers_status(&depth, &layers, out)),
+            "668e33ef 0001 0005 0102030405060708 0000001c 00000002 \
+             00001000 00000001 00001000 00000000 00001000 00000003",
+        ),
+        (
+            say(&|out| structured.layers_status(&both, &layers, out)),
+            "668e33ef 0000 0005 0102030405060708 00000014 00000001 00002000 00000003 00001000 00000000 \
+             668e33ef 0001 0005 0102030405060708 0000001c 00000002 \
+             00001000 00000001 00001000 00000000 00001000 00000003",
+        ),
     ];
     for (bytes, expected) in cases {
         assert_eq!(bytes, hex(expected));
@@ -445,7 +479,12 @@ fn replies_are_these_bytes() {
 fn status_of_a_shredded_range_is_cut_short() {
     let shreds: Vec<Extent> =
         (0..DESCRIPTORS_MAX + 9).map(|number| Extent { len: 512, allocated: number % 2 == 0, zero: false }).collect();
-    let status = Request { cookie: 1, command: Command::BlockStatus { one: false }, offset: 0, len: u32::MAX };
+    let status = Request {
+        cookie: 1,
+        command: Command::BlockStatus { one: false, contexts: ALLOCATION },
+        offset: 0,
+        len: u32::MAX,
+    };
     let mut out = BytesMut::new();
     ReplyStyle { structured: true }.block_status(&status, &shreds, &mut out);
     assert_eq!(out.len(), 20 + 4 + 8 * DESCRIPTORS_MAX);

@@ -12,7 +12,7 @@
 use super::accounts::Seat;
 use crate::protocol::spec::{BLOCK_SIZE_PREFERRED, DESCRIPTORS_MAX};
 use crate::protocol::{Command, Failure, Request};
-use ashlar_types::{BlockError, BlockReply, Completions, Extent};
+use ashlar_types::{BlockError, BlockReply, Completions, Extent, LayerExtent};
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -81,11 +81,14 @@ enum Counted {
 
 /// Bytes of an extent, as the device gives it and as the reply has it.
 const EXTENT_BYTES: usize = size_of::<Extent>() + 8;
+/// The same where it is told which layer has it, of two contexts at most.
+const LAYER_EXTENT_BYTES: usize = size_of::<LayerExtent>() + 16;
 
 /// What a request may keep in memory: its payload, in whichever direction, or the extents of its range.
 fn memory_bytes(request: &Request) -> usize {
     match request.command {
         Command::Read | Command::Write => request.len as usize,
+        Command::BlockStatus { contexts, .. } if contexts.depth => extents_max(request) * LAYER_EXTENT_BYTES,
         Command::BlockStatus { .. } => extents_max(request) * EXTENT_BYTES,
         Command::Flush | Command::Trim | Command::WriteZeroes { .. } => 0,
     }
@@ -94,7 +97,7 @@ fn memory_bytes(request: &Request) -> usize {
 /// How many extents of a device's answer are kept: a reply has no more, and a device rarely knows smaller ones than blocks.
 fn extents_max(request: &Request) -> usize {
     match request.command {
-        Command::BlockStatus { one: true } => 1,
+        Command::BlockStatus { one: true, .. } => 1,
         _ => (request.len.div_ceil(BLOCK_SIZE_PREFERRED) as usize + 1).min(DESCRIPTORS_MAX),
     }
 }
@@ -322,10 +325,17 @@ impl Drop for Flight {
 impl Completions for Flight {
     fn complete(&self, tag: u64, mut result: Result<BlockReply, BlockError>) {
         let slot = u32::try_from(tag).expect("F1: tags are slots");
-        if let Ok(BlockReply::Extents(extents)) = &mut result {
-            // "The server MAY return less data than requested": no more than was reserved.
-            extents.truncate(self.extents_max(slot));
-            extents.shrink_to_fit();
+        // "The server MAY return less data than requested": no more than was reserved.
+        match &mut result {
+            Ok(BlockReply::Extents(extents)) => {
+                extents.truncate(self.extents_max(slot));
+                extents.shrink_to_fit();
+            }
+            Ok(BlockReply::Layers(extents)) => {
+                extents.truncate(self.extents_max(slot));
+                extents.shrink_to_fit();
+            }
+            _ => {}
         }
         self.finish(slot, Outcome::Device(result));
     }
@@ -334,6 +344,7 @@ impl Completions for Flight {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::protocol::Contexts;
     use crate::server::accounts::Accounts;
     use std::task::Context;
 
@@ -374,7 +385,8 @@ mod tests {
     #[test]
     fn block_status_is_kept_no_longer_than_its_reply_and_charged() {
         let flight = flights(1, MIB).remove(0);
-        let status = |one, len| Request { cookie: 0, command: Command::BlockStatus { one }, offset: 0, len };
+        let contexts = Contexts { allocation: true, depth: false };
+        let status = |one, len| Request { cookie: 0, command: Command::BlockStatus { one, contexts }, offset: 0, len };
         let reserve = |request| reserve_for(&flight, request).map(Reserved::keep);
         let slots: Vec<u32> = std::iter::from_fn(|| reserve(status(false, u32::MAX))).collect();
         assert_eq!(slots.len(), 4, "two of its own, two of the pool's");

@@ -195,6 +195,7 @@ fn operation(request: &Request) -> BlockOp {
         Command::Flush => BlockOp::Flush,
         Command::Trim => BlockOp::Discard { offset, len },
         Command::WriteZeroes { keep_allocated } => BlockOp::WriteZeroes { offset, len, keep_allocated },
+        Command::BlockStatus { contexts, .. } if contexts.depth => BlockOp::Layers { offset, len, with_base: true },
         Command::BlockStatus { .. } => BlockOp::Extents { offset, len },
         Command::Write => unreachable!("a write comes with its payload"),
     }

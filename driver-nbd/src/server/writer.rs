@@ -84,6 +84,10 @@ impl Outgoing {
                 style.block_status(request, &extents, &mut self.heads);
                 Vec::new()
             }
+            (Command::BlockStatus { .. }, BlockReply::Layers(extents)) => {
+                style.layers_status(request, &extents, &mut self.heads);
+                Vec::new()
+            }
             (command, BlockReply::Done) if command != Command::Read || request.len == 0 => {
                 style.done(request, &mut self.heads);
                 Vec::new()
@@ -143,6 +147,7 @@ impl Outgoing {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::protocol::Contexts;
     use crate::server::accounts::Accounts;
     use ashlar_types::{BlockError, Completions};
     use std::pin::Pin;
@@ -196,7 +201,9 @@ mod tests {
         let style = ReplyStyle { structured: true };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
         runtime.block_on(async {
-            let commands = [Command::Read, Command::Write, Command::Read, Command::BlockStatus { one: false }];
+            let contexts = Contexts { allocation: true, depth: false };
+            let commands =
+                [Command::Read, Command::Write, Command::Read, Command::BlockStatus { one: false, contexts }];
             for (cookie, command) in (0..).zip(commands) {
                 flight.reserve(Request { cookie, command, offset: 0, len: 5 }).await.keep();
             }

@@ -370,7 +370,6 @@ mod tests {
             epoch: Epoch(1),
             wanted_total: 1,
             is_return: false,
-            is_reserved: false,
         })
     }
 

@@ -7,7 +7,7 @@ use crate::env::Env;
 use crate::housekeeping::Housekeeping;
 use crate::net::Peer;
 use crate::perf::Perf;
-use crate::pg::Pg;
+use crate::pg::{Form, Pg};
 use crate::policy::{Honest, Policy};
 use crate::store::Store;
 use crate::store::api::{StoreConfig, StoreEvent};
@@ -15,8 +15,8 @@ use crate::{Action, ConnId, Event};
 use ashlar_types::control::{ControlRequest, OsdUsage};
 use ashlar_types::scrub::ScrubTarget;
 use ashlar_types::view::ClusterView;
-use ashlar_types::{BLOCK_BYTES, BootId, Crc, Duration, Epoch, LayerId, OsdId, PgId, Revision, Tick};
-use ashlar_wire::{IoStatus, LeaseGrant, LeaseRequest, Message, OverRequest};
+use ashlar_types::{BLOCK_BYTES, BootId, Duration, Epoch, LayerId, OsdId, PgId, Revision, Tick};
+use ashlar_wire::{IoStatus, LayersRequest, LeaseGrant, LeaseRequest, Message, OverRequest};
 use std::collections::BTreeMap;
 
 const ROUNDS_MAX: usize = 16;
@@ -257,9 +257,12 @@ impl<P: Policy> Osd<P> {
             return;
         }
         match (self.env.net.peer(conn), message) {
-            (Some(Peer::Client(_)), Message::IoRequest(request)) => self.on_io_request(conn, request, None),
+            (Some(Peer::Client(_)), Message::IoRequest(request)) => self.on_io_request(conn, request, Form::Plain),
             (Some(Peer::Client(_)), Message::OverRequest(OverRequest { request, base })) => {
-                self.on_io_request(conn, request, Some(base));
+                self.on_io_request(conn, request, Form::Over(base));
+            }
+            (Some(Peer::Client(_)), Message::LayersRequest(LayersRequest { request })) => {
+                self.on_io_request(conn, request, Form::Layers);
             }
             (Some(Peer::Client(_)), Message::Stack(stack)) => self.env.net.on_stack(conn, &stack),
             (Some(Peer::Osd { id, boot }), message) => {
@@ -271,10 +274,10 @@ impl<P: Policy> Osd<P> {
         }
     }
 
-    fn on_io_request(&mut self, conn: ConnId, request: ashlar_wire::IoRequest, base: Option<Vec<Crc>>) {
+    fn on_io_request(&mut self, conn: ConnId, request: ashlar_wire::IoRequest, form: Form) {
         self.env.client_at = self.env.now;
         match self.pgs.get_mut(&request.pg) {
-            Some(pg) => pg.on_request(conn, request, base, &mut self.env),
+            Some(pg) => pg.on_request(conn, request, form, &mut self.env),
             None => {
                 let refusal = crate::pg::refusal(request.op, IoStatus::WrongEpoch, Epoch(0));
                 self.env.reply(conn, refusal);
@@ -298,6 +301,7 @@ impl<P: Policy> Osd<P> {
             Message::Prepare(m) => m.pg,
             Message::Commit(m) => m.pg,
             Message::CreditRequest(m) => m.pg,
+            Message::ReservedRequest(m) => m.pg,
             Message::Decide(m) => m.pg,
             Message::RaiseFloor(m) => m.pg,
             Message::JoinStart(m) => m.pg,
@@ -317,6 +321,7 @@ impl<P: Policy> Osd<P> {
             Message::Prepare(m) => pg.on_prepare(conn, m, env),
             Message::Commit(m) => pg.on_commit(m, env),
             Message::CreditRequest(m) => pg.on_credit_request(conn, m, env),
+            Message::ReservedRequest(m) => pg.on_reserved_request(conn, m, env),
             Message::Decide(m) => pg.on_decide(conn, m, env),
             Message::RaiseFloor(m) => pg.on_raise_floor(conn, m, env),
             Message::JoinStart(m) => pg.on_join_start(conn, m, env),
@@ -367,6 +372,7 @@ impl<P: Policy> Osd<P> {
         let pg = match &message {
             Message::Prepared(m) => m.pg,
             Message::CreditGrant(m) => m.pg,
+            Message::ReservedGrant(m) => m.pg,
             Message::PromiseReply(m) => m.pg,
             Message::Decided(m) => m.pg,
             Message::FloorRaised(m) => m.pg,
@@ -381,6 +387,7 @@ impl<P: Policy> Osd<P> {
         match message {
             Message::Prepared(m) => pg.on_prepared(from, &m, env),
             Message::CreditGrant(m) => pg.on_credit_grant(from, &m, env),
+            Message::ReservedGrant(m) => pg.on_reserved_grant(from, &m, env),
             Message::PromiseReply(m) => pg.on_promise_reply(from, m, env),
             Message::Decided(m) => pg.on_decided(from, m.epoch, m.outcome, env),
             Message::FloorRaised(m) => pg.on_floor_raised(from, m.epoch, m.barrier, m.outcome, env),

@@ -73,14 +73,7 @@ fn full_joiner() -> support::node::Script {
     Box::new(|_, m| match m {
         Message::CreditRequest(m) if !m.is_return => {
             let (pg, epoch, wanted_total) = (m.pg, m.epoch, m.wanted_total);
-            Some(vec![Message::CreditGrant(CreditGrant {
-                pg,
-                epoch,
-                wanted_total,
-                granted_total: 0,
-                is_reserved: false,
-                is_reclaiming: false,
-            })])
+            Some(vec![Message::CreditGrant(CreditGrant { pg, epoch, wanted_total, granted_total: 0 })])
         }
         Message::Push(m) if m.chunk == chunk(1) => Some(vec![]),
         _ => None,

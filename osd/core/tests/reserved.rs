@@ -5,7 +5,7 @@ mod support;
 use ashlar_osd_core::Event;
 use ashlar_types::Epoch;
 use ashlar_types::view::{RESERVED_BLOCKS_PER_CHUNK, RESERVED_HEADROOM_BLOCKS};
-use ashlar_wire::{CreditRequest, IoKind, IoStatus, Message};
+use ashlar_wire::{CreditGrant, CreditRequest, IoKind, IoStatus, Message, ReservedRequest};
 use support::MIB;
 use support::node::{Node, PG, chunk};
 
@@ -97,11 +97,11 @@ fn a_member_grants_what_is_reserved_only_to_those_who_have_it() {
     node.reserve(OTHER.0, OTHER.1, 10);
     let space = node.osd.store().space();
     assert!(space.open() > 0 && space.unfilled > 0);
-    let ask =
-        |is_reserved| CreditRequest { pg: PG, epoch: Epoch(1), wanted_total: 1 << 30, is_return: false, is_reserved };
-    node.step(Event::Received(primary, Message::CreditRequest(ask(false))));
+    let (pg, epoch, wanted_total) = (PG, Epoch(1), 1 << 30);
+    let open = CreditRequest { pg, epoch, wanted_total, is_return: false };
+    node.step(Event::Received(primary, Message::CreditRequest(open)));
     assert_eq!(node.osd.promised_blocks(), space.open());
-    node.step(Event::Received(primary, Message::CreditRequest(ask(true))));
+    node.step(Event::Received(primary, Message::ReservedRequest(ReservedRequest { pg, epoch, wanted_total })));
     assert_eq!(node.osd.promised_blocks(), space.free);
 }
 
@@ -110,17 +110,9 @@ fn a_member_grants_what_is_reserved_only_to_those_who_have_it() {
 fn a_member_without_open_space_is_asked_for_what_is_reserved() {
     let mut node = Node::new(64 * MIB);
     node.script = Box::new(|_, m| match m {
-        Message::CreditRequest(m) if !m.is_return && !m.is_reserved => {
-            let (pg, epoch, wanted_total, is_reserved) = (m.pg, m.epoch, m.wanted_total, false);
-            let grant = ashlar_wire::CreditGrant {
-                pg,
-                epoch,
-                wanted_total,
-                granted_total: 0,
-                is_reserved,
-                is_reclaiming: false,
-            };
-            Some(vec![Message::CreditGrant(grant)])
+        Message::CreditRequest(m) if !m.is_return => {
+            let (pg, epoch, wanted_total) = (m.pg, m.epoch, m.wanted_total);
+            Some(vec![Message::CreditGrant(CreditGrant { pg, epoch, wanted_total, granted_total: 0 })])
         }
         _ => None,
     });

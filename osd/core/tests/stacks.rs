@@ -181,7 +181,7 @@ fn what_is_undecided_below_after_a_failover_is_not_read_past() {
         generation: Generation(1),
         change: Change::Write { range, crcs: vec![Crc::of(&payload)] },
     };
-    let credit = CreditRequest { pg: PG, epoch: Epoch(1), wanted_total: 100, is_return: false, is_reserved: false };
+    let credit = CreditRequest { pg: PG, epoch: Epoch(1), wanted_total: 100, is_return: false };
     node.step(Event::Received(primary, Message::CreditRequest(credit)));
     let prepare = Prepare { pg: PG, epoch: Epoch(1), write, payload };
     node.step(Event::Received(primary, Message::Prepare(prepare)));

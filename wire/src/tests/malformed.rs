@@ -27,7 +27,7 @@ fn sealed(kind: Kind, change: impl FnOnce(&mut [u8])) -> Result<Vec<Message>, Fr
 fn each_fault_of_a_header_is_named() {
     let kind = Kind::Prepared;
     assert!(matches!(sealed(kind, |f| f[0] = b'G'), Err(FrameError::Magic { found: [b'G', ..] })));
-    assert!(matches!(sealed(kind, |f| f[4] = 9), Err(FrameError::Version { found: 9, known: 3 })));
+    assert!(matches!(sealed(kind, |f| f[4] = 9), Err(FrameError::Version { found: 9, known: 4 })));
     assert!(matches!(sealed(kind, |f| f[6] = 0), Err(FrameError::Kind { found: 0 })));
     assert!(matches!(sealed(kind, |f| f[6] = 200), Err(FrameError::Kind { found: 200 })));
     assert!(matches!(sealed(kind, |f| f[8] ^= 1), Err(FrameError::WrongCluster { expected: CLUSTER, .. })));

@@ -1,8 +1,10 @@
 //! Random messages that contradict nothing, from a seed.
 
 use crate::message::{Change, Message, Outcome, PeerHello};
-use crate::{FetchReply, IoReply, IoRequest, Kind, OverReply, OverRequest, Prepare, Push, Stack};
-use ashlar_types::{BLOCK_BYTES, BLOCKS_PER_CHUNK, BlockIndex, BlockRange, Crc, IdSet, LayerId, Numbered, Version};
+use crate::{FetchReply, IoReply, IoRequest, Kind, LayersReply, OverReply, OverRequest, Prepare, Push, Stack};
+use ashlar_types::{
+    BLOCK_BYTES, BLOCKS_PER_CHUNK, BlockIndex, BlockRange, Crc, IdSet, LayerId, Numbered, STACK_LAYERS_MAX, Version,
+};
 use bytes::Bytes;
 use std::collections::BTreeMap;
 
@@ -206,6 +208,8 @@ pub(crate) fn message(kind: Kind, rng: &mut Rng) -> Message {
         Kind::LeaseGrant => Message::LeaseGrant(Sample::sample(rng)),
         Kind::CreditRequest => Message::CreditRequest(Sample::sample(rng)),
         Kind::CreditGrant => Message::CreditGrant(Sample::sample(rng)),
+        Kind::ReservedRequest => Message::ReservedRequest(Sample::sample(rng)),
+        Kind::ReservedGrant => Message::ReservedGrant(Sample::sample(rng)),
         Kind::Promise => Message::Promise(Sample::sample(rng)),
         Kind::PromiseReply => Message::PromiseReply(Sample::sample(rng)),
         Kind::Decide => Message::Decide(Sample::sample(rng)),
@@ -252,6 +256,16 @@ pub(crate) fn message(kind: Kind, rng: &mut Rng) -> Message {
             });
             let present = reply.blocks.iter().flatten().count();
             Message::OverReply(OverReply { reply: IoReply { payload: blocks(rng, present), ..reply }, unwritten })
+        }
+        Kind::LayersRequest => Message::LayersRequest(Sample::sample(rng)),
+        Kind::LayersReply => {
+            let mut reply = LayersReply::sample(rng);
+            for run in &mut reply.runs {
+                run.count = 1;
+                run.depth = run.depth.map(|depth| depth % STACK_LAYERS_MAX as u16);
+                run.has_data &= run.depth.is_some();
+            }
+            Message::LayersReply(reply)
         }
         Kind::Stack => loop {
             let stack = Stack::sample(rng);

@@ -3,7 +3,7 @@
 
 use super::*;
 use ashlar_types::{BLOCK_BYTES, BlockIndex, BlockRange, CHUNK_BYTES, ChunkIndex, Crc, OpNumber};
-use ashlar_wire::{IoKind, OverReply, OverRequest};
+use ashlar_wire::{IoKind, LayerRun, LayersReply, LayersRequest, OverReply, OverRequest};
 use bytes::{Bytes, BytesMut};
 use std::collections::{BTreeSet, VecDeque};
 
@@ -125,6 +125,10 @@ impl FakeCluster {
                 let reply = self.serve(osd, &request, random);
                 self.answer(osd, Message::IoReply(reply), random);
             }
+            Some(Message::LayersRequest(LayersRequest { request })) => {
+                let reply = self.serve_layers(osd, &request, random);
+                self.answer(osd, reply, random);
+            }
             Some(message) => panic!("a client doesn't send {message:?}"),
         }
     }
@@ -226,6 +230,25 @@ impl FakeCluster {
             self.written.extend(range.iter().map(|block| key(block.0)));
         }
         Message::IoReply(reply)
+    }
+
+    /// All in the lowest layer.
+    fn serve_layers(&mut self, osd: OsdId, request: &IoRequest, random: &mut Random) -> Message {
+        let reply = self.serve(osd, request, random);
+        if reply.status != IoStatus::Ok {
+            return Message::IoReply(reply);
+        }
+        let depth = u16::try_from(request.stack_revision.0 - 1).expect("few stacks");
+        let range = BlockRange::covering(request.offset, request.len).expect("inside its chunk");
+        let run = |block: BlockIndex| {
+            let key = (request.chunk.index, block.0);
+            let has_data = self.blocks.contains_key(&key);
+            LayerRun { count: 1, depth: (has_data || self.written.contains(&key)).then_some(depth), has_data }
+        };
+        let runs = range.iter().map(run).collect();
+        let all = self.blocks.keys().chain(&self.written).map(|(chunk, _)| *chunk);
+        let next = all.filter(|chunk| *chunk > request.chunk.index).min();
+        Message::LayersReply(LayersReply { op: request.op, epoch: request.epoch, runs, next })
     }
 
     fn read(&self, request: &IoRequest, range: BlockRange, random: &mut Random) -> IoReply {

@@ -4,7 +4,8 @@
 use super::fake::{FakeCluster, Random};
 use super::*;
 use ashlar_types::control::BaseLayer;
-use ashlar_types::{CHUNK_BYTES, Extent, OpNumber};
+use ashlar_types::{CHUNK_BYTES, Extent, LayerExtent, LayerPlace, OpNumber};
+use ashlar_wire::LayersRequest;
 use bytes::Bytes;
 use std::collections::BTreeSet;
 
@@ -61,7 +62,7 @@ impl Run {
     }
 
     fn step(&mut self, event: ClientEvent) {
-        if let ClientEvent::Received(_, Message::IoReply(_) | Message::OverReply(_)) = event {
+        if let ClientEvent::Received(_, Message::IoReply(_) | Message::OverReply(_) | Message::LayersReply(_)) = event {
             let before: BTreeSet<OpNumber> = self.rig.client.unanswered().collect();
             self.rig.step(event);
             let after: BTreeSet<OpNumber> = self.rig.client.unanswered().collect();
@@ -92,6 +93,10 @@ impl Run {
             self.check_number(&over.request);
             self.cluster.send(osd, Message::OverRequest(over));
         }
+        for (osd, request) in std::mem::take(&mut self.rig.layers) {
+            self.check_number(&request);
+            self.cluster.send(osd, Message::LayersRequest(LayersRequest { request }));
+        }
         for (tag, result) in std::mem::take(&mut self.rig.completed) {
             self.check_completion(tag, result);
         }
@@ -115,6 +120,9 @@ impl Run {
                 assert!(pieces.concat() == expected, "V3: request {tag} read something else");
             }
             (Expected::Extents { len }, Ok(BlockReply::Extents(extents))) => {
+                assert_eq!(extents.iter().map(|e| e.len).sum::<u64>(), len);
+            }
+            (Expected::Extents { len }, Ok(BlockReply::Layers(extents))) => {
                 assert_eq!(extents.iter().map(|e| e.len).sum::<u64>(), len);
             }
             (_, other) => panic!("V4: request {tag} ended with {other:?}"),
@@ -147,7 +155,14 @@ impl Run {
                 };
                 (op, Expected::Done)
             }
-            _ => (BlockOp::Extents { offset, len }, Expected::Extents { len }),
+            _ => {
+                let with_base = self.random.one_in(2);
+                let op = match self.random.below(2) {
+                    0 => BlockOp::Extents { offset, len },
+                    _ => BlockOp::Layers { offset, len, with_base },
+                };
+                (op, Expected::Extents { len })
+            }
         };
         self.expected.insert(tag, expected);
         self.step(ClientEvent::Submit(BlockRequest { tag, op }));
@@ -202,6 +217,11 @@ impl Run {
             BlockOp::Extents { offset, len } => {
                 assert!(offset + len <= self.base.len() as u64, "inside the base");
                 BlockReply::Extents(vec![Extent { len, allocated: true, zero: false }])
+            }
+            BlockOp::Layers { offset, len, with_base } => {
+                assert!(offset + len <= self.base.len() as u64 && with_base, "inside the base");
+                let layer = Some(LayerPlace { id: LayerId(1), depth: 0 });
+                BlockReply::Layers(vec![LayerExtent { len, layer, has_data: true }])
             }
             other => panic!("a base is only read, not {other:?}"),
         };

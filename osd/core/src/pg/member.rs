@@ -13,6 +13,7 @@ use ashlar_types::{BLOCK_BYTES, BlockRange, ChunkId, Epoch, OsdId, Version};
 use ashlar_wire::{
     Change, Commit, CreditGrant, CreditRequest, Decide, Decided, FloorRaised, JoinChunks, JoinMeta, JoinStart, Message,
     Outcome, Prepare, Prepared, Promise, PromiseReply, Push, Pushed, RaiseFloor, Report, ReportedChunk, ReportedWrite,
+    ReservedGrant, ReservedRequest,
 };
 use std::collections::BTreeMap;
 
@@ -434,7 +435,7 @@ impl Pg {
     }
 
     pub(crate) fn on_credit_request<P: Policy>(&mut self, conn: ConnId, request: CreditRequest, env: &mut Env<P>) {
-        let CreditRequest { pg, epoch, wanted_total, is_return, is_reserved } = request;
+        let CreditRequest { pg, epoch, wanted_total, is_return } = request;
         if epoch != promised(env, pg) {
             // Says nothing of space. The asker's epoch is over, or has not begun here: it asks again while it lasts.
             return;
@@ -443,18 +444,28 @@ impl Pg {
             env.credit.give_back(pg, epoch, wanted_total);
             return;
         }
-        // Who joins is recovered: what else its chunks take comes from the same part of the reserve.
-        let is_joining = self.joining.is_some_and(|(of, _)| of == epoch) && !self.config.is_in_sync(env.me());
-        let space = env.store.space();
-        let free = match (is_joining, is_reserved) {
-            (true, _) => space.recovery,
-            (false, true) => space.free,
-            (false, false) => env.open_space(),
-        };
+        let free = if self.is_being_joined(epoch, env) { env.store.space().recovery } else { env.open_space() };
         let granted_total = env.credit.request(pg, epoch, wanted_total, free);
-        let is_reclaiming = is_reserved && granted_total < wanted_total && env.store.reclaim();
-        let grant = CreditGrant { pg, epoch, wanted_total, granted_total, is_reserved, is_reclaiming };
-        env.reply(conn, Message::CreditGrant(grant));
+        env.reply(conn, Message::CreditGrant(CreditGrant { pg, epoch, wanted_total, granted_total }));
+    }
+
+    pub(crate) fn on_reserved_request<P: Policy>(&mut self, conn: ConnId, request: ReservedRequest, env: &mut Env<P>) {
+        let ReservedRequest { pg, epoch, wanted_total } = request;
+        if epoch != promised(env, pg) {
+            // As above.
+            return;
+        }
+        let space = env.store.space();
+        let free = if self.is_being_joined(epoch, env) { space.recovery } else { space.free };
+        let granted_total = env.credit.request(pg, epoch, wanted_total, free);
+        let is_reclaiming = granted_total < wanted_total && env.store.reclaim();
+        let grant = ReservedGrant { pg, epoch, wanted_total, granted_total, is_reclaiming };
+        env.reply(conn, Message::ReservedGrant(grant));
+    }
+
+    /// Who joins is recovered: what else its chunks take comes from the same part of the reserve.
+    fn is_being_joined<P: Policy>(&self, epoch: Epoch, env: &Env<P>) -> bool {
+        self.joining.is_some_and(|(of, _)| of == epoch) && !self.config.is_in_sync(env.me())
     }
 
     /// R11: every member is in sync and the primary writes again, so no rolled-back version is left anywhere.

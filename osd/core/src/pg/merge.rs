@@ -260,7 +260,7 @@ impl Pg {
         let Some(primary) = self.primary() else { return };
         match pending {
             Pending::ClientRead { .. } => {
-                if let Some(ReadOp { queued }) = primary.reads.remove(&token) {
+                if let Some(ReadOp { queued, .. }) = primary.reads.remove(&token) {
                     self.go_on_with(Waiting::Read(queued), env);
                 }
             }

@@ -6,6 +6,7 @@
 
 use super::floor::FloorOp;
 use super::join::Join;
+use super::layers::Form;
 use super::merge::{MERGE_PATIENCE, Merges};
 use super::over::{self, Over, SentBase};
 use super::scrub::Scrub;
@@ -19,8 +20,7 @@ use crate::policy::Policy;
 use crate::store::api::{ReadKind, Token};
 use ashlar_types::control::PgChange;
 use ashlar_types::{
-    AttachmentId, BlockRange, CHUNK_BYTES, ChunkId, Crc, Duration, Epoch, OpId, OsdId, PgId, StackRevision, Tick,
-    Version,
+    AttachmentId, BlockRange, CHUNK_BYTES, ChunkId, Duration, Epoch, OpId, OsdId, PgId, StackRevision, Tick, Version,
 };
 use ashlar_wire::{Change, Commit, IoKind, IoReply, IoRequest, IoStatus, LeaseGrant, Message, Prepare, WriteMeta};
 use bytes::Bytes;
@@ -167,6 +167,8 @@ pub(super) struct Queued {
     pub range: BlockRange,
     pub below: Below,
     pub over: Over,
+    /// Asks which layer has each block.
+    pub is_layers: bool,
     pub watch: Stopwatch,
 }
 
@@ -191,6 +193,8 @@ pub(super) struct Proposal {
 #[derive(Debug)]
 pub(super) struct ReadOp {
     pub queued: Queued,
+    /// Of a read through more than one layer: in which one each block was found, 0 for the top.
+    pub depths: Vec<u16>,
 }
 
 impl Primary {
@@ -343,17 +347,16 @@ impl Pg {
     }
 
     /// The entrance for clients: checks what can be checked at once, then queues or starts.
-    pub(crate) fn on_request<P: Policy>(
-        &mut self,
-        conn: ConnId,
-        mut request: IoRequest,
-        base: Option<Vec<Crc>>,
-        env: &mut Env<P>,
-    ) {
+    pub(crate) fn on_request<P: Policy>(&mut self, conn: ConnId, mut request: IoRequest, form: Form, env: &mut Env<P>) {
         let epoch = self.config.epoch;
+        let is_layers = matches!(form, Form::Layers);
+        let base = if let Form::Over(base) = form { Some(base) } else { None };
         let is_over = base.is_some();
         let base = over::split(&mut request, base.unwrap_or_default());
-        let below = match self.judge_request(conn, &request, base.as_ref(), env) {
+        let is_right = !is_layers || request.kind == IoKind::Extents;
+        let judged =
+            if is_right { self.judge_request(conn, &request, base.as_ref(), env) } else { Err(IoStatus::Invalid) };
+        let below = match judged {
             Ok(below) => below,
             Err(status) => {
                 // A write that came into the layer before it was frozen is there: written again into the next one, it would be there twice.
@@ -367,7 +370,7 @@ impl Pg {
         };
         let Some(range) = BlockRange::covering(request.offset, request.len) else { return };
         let over = is_over.then(|| base.unwrap_or_default().into_blocks());
-        let queued = Queued { conn, request, range, below, over, watch: Stopwatch::start(env.now) };
+        let queued = Queued { conn, request, range, below, over, is_layers, watch: Stopwatch::start(env.now) };
         if queued.is_write() && self.is_repeated(conn, &queued.request, env) {
             return;
         }

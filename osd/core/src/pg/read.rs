@@ -42,7 +42,7 @@ impl Pg {
             if let Some(below) = &queued.below {
                 primary.stack_reads.insert(token, StackRead::new(kind, queued.request.chunk, below.clone()));
             }
-            primary.reads.insert(token, ReadOp { queued });
+            primary.reads.insert(token, ReadOp { queued, depths: Vec::new() });
         }
     }
 
@@ -148,11 +148,15 @@ impl Pg {
             self.begin_read(read.queued, env);
             return;
         }
-        let ReadOp { mut queued } = read;
+        let ReadOp { mut queued, depths } = read;
         // L2: a layer below may have been dropped while it was read.
         let standing = if queued.below.is_some() { self.judge_standing(&queued.request, env) } else { Ok(()) };
         if let Err(status) = standing {
             self.fail_read(&queued, status, env);
+            return;
+        }
+        if queued.is_layers {
+            self.answer_layers(&queued, &outcome.states, &depths, env);
             return;
         }
         self.answer_read(&queued, outcome, env);

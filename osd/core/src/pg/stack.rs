@@ -22,6 +22,8 @@ pub(super) struct StackRead {
     looked_at: usize,
     /// From the top layer, with what those below have added.
     found: Option<ReadOutcome>,
+    /// For each block of `found` how many layers lie above the one that it was found in.
+    depths: Vec<u16>,
     index: ChunkIndex,
     /// A merge has moved blocks from one of its layers to another.
     is_outdated: bool,
@@ -29,7 +31,7 @@ pub(super) struct StackRead {
 
 impl StackRead {
     pub(super) fn new(kind: ReadKind, top: ChunkId, below: Arc<[LayerId]>) -> StackRead {
-        StackRead { kind, below, looked_at: 0, found: None, index: top.index, is_outdated: false }
+        StackRead { kind, below, looked_at: 0, found: None, depths: Vec::new(), index: top.index, is_outdated: false }
     }
 
     /// M2 in merge.rs: the chunk is gone, and what it had is in one above.
@@ -50,10 +52,12 @@ impl StackRead {
     /// Takes over what another layer has of the blocks that none above it had.
     fn add(&mut self, outcome: ReadOutcome) {
         let Some(found) = &mut self.found else {
+            self.depths = vec![0; outcome.states.len()];
             self.found = Some(outcome);
             return;
         };
         let from = usize::from(outcome.range.first().0 - found.range.first().0);
+        let depth = u16::try_from(self.looked_at).expect("a stack has few layers");
         let mut data = outcome.data.into_iter();
         for (at, state) in (from..).zip(outcome.states) {
             let block = data.next();
@@ -61,6 +65,7 @@ impl StackRead {
                 continue;
             }
             found.states[at] = state;
+            self.depths[at] = depth;
             if let (Some(block), Some(place)) = (block, found.data.get_mut(at)) {
                 *place = block;
             }
@@ -112,7 +117,13 @@ impl Pg {
             read.looked_at += nth;
             Some((chunk, range, read.kind))
         });
-        let found = if next.is_none() { reads.remove(&token).and_then(|read| read.found) } else { None };
+        let ended = if next.is_none() { reads.remove(&token) } else { None };
+        let found = ended.and_then(|StackRead { found, depths, .. }| {
+            if let Some(op) = self.primary().and_then(|p| p.reads.get_mut(&token)) {
+                op.depths = depths;
+            }
+            found
+        });
         if let Some(damaged) = hidden {
             // Of blocks that a layer above has anew: mended, and not waited for.
             self.repair_for(Waiting::Nobody, &damaged, env);

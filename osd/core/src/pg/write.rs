@@ -15,7 +15,8 @@ use ashlar_types::{
     BLOCK_BYTES, BlockIndex, BlockRange, ChunkId, Crc, Duration, Epoch, OpId, OsdId, Version, aligned_payload,
 };
 use ashlar_wire::{
-    Change, CreditGrant, CreditRequest, IoKind, IoRequest, IoStatus, Message, Outcome, Prepare, Prepared, WriteMeta,
+    Change, CreditGrant, CreditRequest, IoKind, IoRequest, IoStatus, Message, Outcome, Prepare, Prepared,
+    ReservedGrant, ReservedRequest, WriteMeta,
 };
 use bytes::Bytes;
 use std::collections::BTreeSet;
@@ -30,6 +31,17 @@ const CREDIT_IDLE: Duration = Duration::from_millis(1000);
 /// After how long the data of a write kept from an earlier epoch is read again that could not be read; twice as long after each attempt.
 const ADOPTED_AGAIN: Duration = Duration::from_millis(200);
 const ADOPTED_DOUBLINGS_MAX: u32 = 5;
+
+/// Why a member has granted less than was asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Refused {
+    /// It has no more that is not reserved.
+    Open,
+    /// Nor that is.
+    Reserved,
+    /// It has none of either now, and will have some in a moment.
+    ForNow,
+}
 
 /// A write that waits for the old contents of its first or last block.
 #[derive(Debug)]
@@ -296,23 +308,43 @@ impl Pg {
     }
 
     pub(crate) fn on_credit_grant<P: Policy>(&mut self, from: OsdId, grant: &CreditGrant, env: &mut Env<P>) {
-        let Some(primary) = self.primary().filter(|p| p.epoch == grant.epoch) else { return };
+        // Less than was asked: the member is full, as far as it can know. What is still short is refused.
+        let is_full = grant.granted_total < grant.wanted_total;
+        self.on_granted(from, grant.epoch, grant.granted_total, is_full.then_some(Refused::Open), env);
+    }
+
+    pub(crate) fn on_reserved_grant<P: Policy>(&mut self, from: OsdId, grant: &ReservedGrant, env: &mut Env<P>) {
+        let refused = match grant.granted_total < grant.wanted_total {
+            true if grant.is_reclaiming => Some(Refused::ForNow),
+            true => Some(Refused::Reserved),
+            false => None,
+        };
+        self.on_granted(from, grant.epoch, grant.granted_total, refused, env);
+    }
+
+    fn on_granted<P: Policy>(
+        &mut self,
+        from: OsdId,
+        epoch: Epoch,
+        granted_total: u64,
+        refused: Option<Refused>,
+        env: &mut Env<P>,
+    ) {
+        let Some(primary) = self.primary().filter(|p| p.epoch == epoch) else { return };
         if primary.joins.get(&from).is_some_and(Join::is_beginning) {
             return;
         }
         let line = primary.credit.entry(from).or_default();
-        line.granted = line.granted.max(grant.granted_total);
+        line.granted = line.granted.max(granted_total);
         line.wanted = 0;
-        // Less than was asked: the member is full, as far as it can know. What is still short is refused.
-        let is_full = grant.granted_total < grant.wanted_total;
-        if is_full && grant.is_reclaiming {
+        if refused == Some(Refused::ForNow) {
             // It is asked again with the next tick.
             return self.await_space(env);
         }
-        if is_full && self.back_off_full_joiner(from, env) {
+        if refused.is_some() && self.back_off_full_joiner(from, env) {
             return;
         }
-        self.retry_uncredited(is_full.then_some((from, grant.is_reserved)), env);
+        self.retry_uncredited(refused.map(|refused| (from, refused)), env);
         self.drive_joins(env);
     }
 
@@ -329,7 +361,7 @@ impl Pg {
         let wanted = line.used + blocks + queued.min(CREDIT_AHEAD) + ahead;
         if line.wanted < wanted {
             line.wanted = wanted;
-            let request = CreditRequest { pg, epoch, wanted_total: wanted, is_return: false, is_reserved: false };
+            let request = CreditRequest { pg, epoch, wanted_total: wanted, is_return: false };
             env.send(pg, member, Message::CreditRequest(request));
         }
     }
@@ -341,8 +373,7 @@ impl Pg {
         let line = primary.credit.entry(member).or_default();
         line.wanted = line.used + blocks;
         let wanted_total = line.wanted;
-        let request = CreditRequest { pg, epoch, wanted_total, is_return: false, is_reserved: true };
-        env.send(pg, member, Message::CreditRequest(request));
+        env.send(pg, member, Message::ReservedRequest(ReservedRequest { pg, epoch, wanted_total }));
     }
 
     /// Space that is reserved for the first waiting write is being given back: nobody is late meanwhile.
@@ -375,7 +406,7 @@ impl Pg {
             if member == me {
                 env.credit.give_back(pg, epoch, wanted_total);
             } else {
-                let request = CreditRequest { pg, epoch, wanted_total, is_return: true, is_reserved: false };
+                let request = CreditRequest { pg, epoch, wanted_total, is_return: true };
                 env.net.send(member, Message::CreditRequest(request), env.now, &mut env.actions);
             }
         }
@@ -394,7 +425,7 @@ impl Pg {
             line.wanted = 0;
             // What it granted in an answer that was lost nobody would use or give back.
             let wanted_total = line.granted;
-            let request = CreditRequest { pg, epoch, wanted_total, is_return: true, is_reserved: false };
+            let request = CreditRequest { pg, epoch, wanted_total, is_return: true };
             env.net.send(member, Message::CreditRequest(request), env.now, &mut env.actions);
         }
         self.retry_uncredited(None, env);
@@ -402,7 +433,7 @@ impl Pg {
 
     /// Goes on with writes that wait for credit. `refused_by` has just said what it gives, with or without what is reserved: a write that finds it
     /// short is refused for space before any of it is applied (design.md §4); one that has space reserved asks for that first.
-    fn retry_uncredited<P: Policy>(&mut self, refused_by: Option<(OsdId, bool)>, env: &mut Env<P>) {
+    fn retry_uncredited<P: Policy>(&mut self, refused_by: Option<(OsdId, Refused)>, env: &mut Env<P>) {
         while let Some(proposal) = self.primary().and_then(|p| p.uncredited.pop_front()) {
             let (chunk, op) = (proposal.request.chunk, proposal.request.op);
             let is_reserved = env.is_reserved(proposal.request.volume);
@@ -417,7 +448,7 @@ impl Pg {
                 .filter(|(m, _)| takes_part(m))
                 .filter(|(m, _)| self.primary().is_some_and(|p| is_short(p.credit.get(m))));
             match refused {
-                Some((member, false)) if is_reserved => {
+                Some((member, Refused::Open)) if is_reserved => {
                     self.put_back(proposal);
                     return self.ask_reserved(member, blocks, env);
                 }

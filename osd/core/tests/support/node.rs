@@ -7,13 +7,13 @@ use ashlar_sim_disk::SimDisk;
 use ashlar_types::control::ControlRequest;
 use ashlar_types::view::{Barrier, ClusterView, Floor, Merge, OsdInfo, PgConfig, Reservations};
 use ashlar_types::{
-    AttachmentId, BLOCK_BYTES, BootId, ChunkId, ChunkIndex, ClusterId, Crc, Duration, Epoch, Generation, IdSet,
-    LayerId, OpId, OpNumber, OsdId, PgId, PoolId, Revision, SessionId, StackRevision, Tick, Version, VolumeId,
+    AttachmentId, BLOCK_BYTES, BootId, CHUNK_BYTES, ChunkId, ChunkIndex, ClusterId, Crc, Duration, Epoch, Generation,
+    IdSet, LayerId, OpId, OpNumber, OsdId, PgId, PoolId, Revision, SessionId, StackRevision, Tick, Version, VolumeId,
 };
 use ashlar_wire::{
     ClientHello, CreditGrant, Decided, FloorRaised, Hello, HelloReply, HelloStatus, IoKind, IoRequest, IoStatus,
-    JoinChunks, LeaseGrant, Message, Outcome, OverReply, OverRequest, PeerHello, Prepared, Promise, PromiseReply,
-    Pushed, Report, Stack,
+    JoinChunks, LayerRun, LayersRequest, LeaseGrant, Message, Outcome, OverReply, OverRequest, PeerHello, Prepared,
+    Promise, PromiseReply, Pushed, Report, ReservedGrant, Stack,
 };
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
@@ -43,6 +43,8 @@ pub struct Node {
     pub payloads: BTreeMap<OpNumber, Bytes>,
     /// Of reads of a volume that stands on a base.
     pub unwritten: BTreeMap<OpNumber, Vec<std::ops::Range<u16>>>,
+    /// Of questions which layer has what: runs, and the next chunk that has anything.
+    pub layers: BTreeMap<OpNumber, (Vec<LayerRun>, Option<ChunkIndex>)>,
     pub warnings: Vec<String>,
     pub controls: Vec<ControlRequest>,
     pub closed: BTreeSet<ConnId>,
@@ -75,8 +77,13 @@ pub fn good_answers(message: &Message) -> Vec<Message> {
         Message::LeaseRequest(m) => Message::LeaseGrant(LeaseGrant { asked_at: m.asked_at, pgs: m.pgs.clone() }),
         Message::CreditRequest(m) if !m.is_return => {
             let (wanted_total, granted_total) = (m.wanted_total, m.wanted_total);
-            let (pg, epoch, is_reserved, is_reclaiming) = (m.pg, m.epoch, m.is_reserved, false);
-            Message::CreditGrant(CreditGrant { pg, epoch, wanted_total, granted_total, is_reserved, is_reclaiming })
+            let (pg, epoch) = (m.pg, m.epoch);
+            Message::CreditGrant(CreditGrant { pg, epoch, wanted_total, granted_total })
+        }
+        Message::ReservedRequest(m) => {
+            let (pg, epoch, is_reclaiming) = (m.pg, m.epoch, false);
+            let (wanted_total, granted_total) = (m.wanted_total, m.wanted_total);
+            Message::ReservedGrant(ReservedGrant { pg, epoch, wanted_total, granted_total, is_reclaiming })
         }
         Message::RaiseFloor(m) => {
             let (pg, epoch, barrier) = (m.pg, m.epoch, m.barrier);
@@ -118,6 +125,7 @@ impl Node {
             answers: BTreeMap::new(),
             payloads: BTreeMap::new(),
             unwritten: BTreeMap::new(),
+            layers: BTreeMap::new(),
             warnings: vec![],
             controls: vec![],
             closed: BTreeSet::new(),
@@ -265,6 +273,15 @@ impl Node {
         number
     }
 
+    /// Asks which layer has each block of a chunk.
+    pub fn ask_layers(&mut self, chunk: ChunkId, kind: IoKind) -> OpNumber {
+        self.last_op += 1;
+        let number = OpNumber(self.last_op);
+        let request = self.request_as(number, PG, chunk, kind, 0..CHUNK_BYTES, 0);
+        self.step(Event::Received(CLIENT, Message::LayersRequest(LayersRequest { request })));
+        number
+    }
+
     /// Asks for a volume that stands on a base, bringing these blocks of it along, each filled with a byte.
     pub fn ask_over(
         &mut self,
@@ -367,6 +384,10 @@ impl Node {
                     let runs = unwritten.iter().map(|run| run.first().0..run.end()).collect();
                     self.unwritten.insert(reply.op.number, runs);
                     self.payloads.insert(reply.op.number, reply.payload);
+                }
+                Action::Send(_, Message::LayersReply(reply)) => {
+                    self.answers.insert(reply.op.number, IoStatus::Ok);
+                    self.layers.insert(reply.op.number, (reply.runs, reply.next));
                 }
                 Action::Send(_, Message::IoReply(reply)) => {
                     self.answers.insert(reply.op.number, reply.status);
