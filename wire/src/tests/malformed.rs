@@ -139,7 +139,8 @@ fn no_change_of_a_frame_makes_the_decoder_panic_or_hold_much() {
             let again = decode(&frame_of(&message)).expect("what was decoded can be encoded");
             assert_eq!(again, [message]);
         }
-        assert!(decoder.buffer().capacity() <= (frame.len() * 4).max(64 << 10), "seed {seed}");
+        // And what aligning it to a page takes.
+        assert!(decoder.buffer().capacity() <= (frame.len() * 4).max(64 << 10) + 4096, "seed {seed}");
     }
 }
 
