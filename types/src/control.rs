@@ -179,6 +179,25 @@ pub enum ControlRequest {
         merge: u64,
         pgs: Vec<PgId>,
     },
+    /// Takes a snapshot of this name of each of the volumes, all at one moment: none holds a write without those that were answered before it
+    /// was sent, whichever of the volumes they went to. All of them or none. Answered by [`ControlReply::SnapshotGroup`], which says `Creating`
+    /// until all are available; ask by `SnapshotGroupShow`.
+    SnapshotGroupCreate {
+        name: Name,
+        volumes: Vec<Name>,
+        /// As in `SnapshotCreate`.
+        taken_at: u64,
+    },
+    /// Read.
+    SnapshotGroupList,
+    /// Read.
+    SnapshotGroupShow {
+        name: Name,
+    },
+    /// Deletes the snapshots that are left of it; refused whole while one of them is attached.
+    SnapshotGroupDelete {
+        name: Name,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -236,6 +255,8 @@ pub enum ControlReply {
     Volumes(Vec<VolumeInfo>),
     Snapshot(SnapshotInfo),
     Snapshots(Vec<SnapshotInfo>),
+    SnapshotGroup(SnapshotGroupInfo),
+    SnapshotGroups(Vec<SnapshotGroupInfo>),
     Attachment(AttachmentInfo),
     Attachments(Vec<AttachmentInfo>),
     Opened(AttachGrant),
@@ -348,6 +369,20 @@ pub struct SnapshotInfo {
     pub state: SnapshotState,
     /// The layer that it froze, and those below it, in order.
     pub layers: Vec<LayerId>,
+    /// With which others it was taken at one moment.
+    pub group: Option<Name>,
+}
+
+/// Snapshots of several volumes, taken at one moment.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SnapshotGroupInfo {
+    pub name: Name,
+    /// Seconds since 1970, as its maker said.
+    pub taken_at: u64,
+    /// Available when all its snapshots are.
+    pub state: SnapshotState,
+    /// Those that are left, by volume.
+    pub snapshots: Vec<SnapshotInfo>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

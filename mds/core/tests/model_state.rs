@@ -1,15 +1,18 @@
 //! Random commands, sensible and senseless: no panic, every invariant after each, and one property on top of them all:
 //! whoever is given an exclusive volume, every PG refuses everybody who had it before; and what anybody is given to read is kept by
-//! every PG, in a stack that none refuses. So is all that a clone stands on, however many deletions later; and when everybody is deleted,
+//! every PG, in a stack that none refuses. Who is given a volume that was frozen with others: all PGs refuse the old stacks of all of them. So is all that a clone stands on, however many deletions later; and when everybody is deleted,
 //! nothing is kept.
 
 use ashlar_mds_core::state::{ClusterState, Command};
 use ashlar_types::control::{
-    AttachGrant, AttachMode, ControlError, ControlReply, ControlRequest, PgChange, VolumeInfo,
+    AttachGrant, AttachMode, ControlError, ControlReply, ControlRequest, PgChange, SnapshotGroupInfo, VolumeInfo,
 };
 use ashlar_types::scrub::{ScrubReport, ScrubTarget};
 use ashlar_types::view::{ClusterView, Floor};
-use ashlar_types::{BootId, ClusterId, DiskName, Epoch, IdSet, LayerId, Name, OsdId, PgId, PoolId, Revision, VolumeId};
+use ashlar_types::{
+    BootId, ClusterId, DiskName, Epoch, IdSet, LayerId, Name, OsdId, PgId, PoolId, Revision, SnapshotId, StackRevision,
+    VolumeId,
+};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 
@@ -71,7 +74,7 @@ fn target(d: &mut Digits) -> ScrubTarget {
 fn command(number: u64, view: &ClusterView) -> Command {
     use ControlRequest as R;
     let mut d = Digits(number);
-    let request = match d.next(38) {
+    let request = match d.next(42) {
         21 => R::ScrubStart { target: target(&mut d), deep: d.next(2) == 0 },
         22 => R::ScrubCancel { target: target(&mut d) },
         23 => {
@@ -102,6 +105,11 @@ fn command(number: u64, view: &ClusterView) -> Command {
             let some = d.next(merge.pgs.len() as u64 + 1) as usize;
             R::MergeDone { merge: merge.id, pgs: merge.pgs[..some].to_vec() }
         }
+        38..41 => {
+            let volumes = (0..1 + d.next(2)).map(|_| d.name()).collect();
+            R::SnapshotGroupCreate { name: d.snapshot(), volumes, taken_at: d.next(3) }
+        }
+        41 => R::SnapshotGroupDelete { name: d.snapshot() },
         26 | 27 => R::VolumeRevert { volume: d.name(), snapshot: d.snapshot(), force: d.next(2) == 0 },
         28..=31 => {
             let snapshot = (d.next(8) > 0).then(|| d.snapshot());
@@ -175,6 +183,8 @@ struct World {
     /// Dropped by some PG of the pool.
     retired: BTreeMap<PoolId, IdSet<LayerId>>,
     grants: Vec<AttachGrant>,
+    /// Of each group that was ever taken: the snapshots, and the first stacks in which they are frozen.
+    cuts: Vec<Vec<(VolumeId, SnapshotId, StackRevision)>>,
 }
 
 impl World {
@@ -184,6 +194,31 @@ impl World {
             for pg in pgs {
                 self.floors.entry((*pg, barrier.volume)).or_default().raise(&barrier.floor);
                 self.retired.entry(pg.pool).or_default().extend(&barrier.retire);
+            }
+        }
+    }
+
+    fn on_group(&mut self, group: &SnapshotGroupInfo, state: &ClusterState) {
+        let revisions: BTreeMap<_, _> = volumes(state).into_iter().map(|v| (v.id, v.stack_revision)).collect();
+        self.cuts.push(group.snapshots.iter().map(|s| (s.volume, s.id, revisions[&s.volume])).collect());
+    }
+
+    /// What is granted of a volume that was frozen with others is granted when none of those, as far as their snapshots are still there, is
+    /// served by its old stack anywhere.
+    fn assert_cut(&self, grant: &AttachGrant, state: &ClusterState, view: &ClusterView) {
+        let ControlReply::Snapshots(snapshots) = ask(state, ControlRequest::SnapshotList { volume: None }) else {
+            panic!("a list");
+        };
+        let pools: BTreeMap<VolumeId, PoolId> = volumes(state).into_iter().map(|v| (v.id, v.pool)).collect();
+        let is_there = |id: &SnapshotId| snapshots.iter().any(|s| s.id == *id);
+        let is_of_it = |cut: &&Vec<(VolumeId, SnapshotId, StackRevision)>| {
+            cut.iter().any(|(volume, id, _)| *volume == grant.volume && is_there(id))
+        };
+        for (volume, _, revision) in self.cuts.iter().filter(is_of_it).flatten().filter(|(_, id, _)| is_there(id)) {
+            for pg in view.pgs.keys().filter(|pg| pg.pool == pools[volume]) {
+                let floor = self.floors.get(&(*pg, *volume));
+                let passed = floor.is_some_and(|floor| floor.stack_revision >= *revision);
+                assert!(passed, "U2: {pg} takes what is written to {volume} by its old stack beside {grant:?}");
             }
         }
     }
@@ -314,7 +349,13 @@ proptest! {
             watcher.apply(state.view_since(watcher.revision));
             prop_assert_eq!(&watcher, &state.view_since(Revision(0)), "differences lead to the whole");
             assert_bases(&state, &world, &watcher);
+            if let Ok(ControlReply::SnapshotGroup(group)) = &result {
+                world.on_group(group, &state);
+            }
             if let Ok(ControlReply::Opened(grant)) = result {
+                if grant.name.snapshot.is_none() {
+                    world.assert_cut(&grant, &state, &watcher);
+                }
                 let shared = grant.name.snapshot.is_some() || is_shared(&state, &grant.name.volume);
                 world.on_grant(grant, shared, &watcher);
             }

@@ -4,13 +4,14 @@
 //! S3: a handler checks everything before it changes anything, so a refusal leaves no trace.
 //! Every node applies the same commands in the same order and must reach the same state: no clock, no randomness, no
 //! unordered maps. PG rules: pg.rs. Placement: placement.rs. Volumes and fencing: volume.rs, attachment.rs, barrier.rs.
-//! Layers, snapshots and clones: layer.rs, snapshot.rs, merge.rs, clone.rs. Scrubs: scrub.rs.
+//! Layers, snapshots and clones: layer.rs, snapshot.rs, group.rs, merge.rs, clone.rs. Scrubs: scrub.rs.
 
 mod attachment;
 mod barrier;
 mod clone;
 mod command;
 mod format;
+mod group;
 mod invariants;
 mod layer;
 mod merge;
@@ -37,6 +38,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 use attachment::GatewayRecord;
+use group::Groups;
 use layer::LayerRecord;
 use merge::Merges;
 use osd::OsdRecord;
@@ -88,6 +90,7 @@ pub struct ClusterState {
     next: NextIds,
     scrubs: Scrubs,
     merges: Merges,
+    groups: Groups,
 }
 
 /// What a handler gives back.
@@ -112,6 +115,7 @@ impl ClusterState {
             next: NextIds { osd: 1, pool: 1, volume: 1, layer: 1, snapshot: 1, attachment: 1, session: 1, barrier: 1 },
             scrubs: Scrubs::default(),
             merges: Merges::default(),
+            groups: Groups::default(),
         }
     }
 
@@ -136,6 +140,8 @@ impl ClusterState {
             R::VolumeExtend { name, size } => self.volume_extend(&name, size),
             R::SnapshotCreate { volume, name, taken_at } => self.snapshot_create(&volume, name, taken_at),
             R::SnapshotDelete { volume, name } => self.snapshot_delete(&volume, &name),
+            R::SnapshotGroupCreate { name, volumes, taken_at } => self.snapshot_group_create(name, volumes, taken_at),
+            R::SnapshotGroupDelete { name } => self.snapshot_group_delete(&name),
             R::MergeDone { merge, pgs } => self.merge_done(merge, &pgs),
             R::VolumeRevert { volume, snapshot, force } => self.volume_revert(&volume, &snapshot, force),
             R::VolumeClone { source, names, pool } => self.volume_clone(&source, names, pool.as_ref()),
@@ -160,6 +166,8 @@ impl ClusterState {
             | R::VolumeShow { .. }
             | R::SnapshotList { .. }
             | R::SnapshotShow { .. }
+            | R::SnapshotGroupList
+            | R::SnapshotGroupShow { .. }
             | R::SessionGrant { .. }
             | R::BaseGrant { .. }
             | R::AttachmentList { .. }
@@ -180,6 +188,8 @@ impl ClusterState {
             R::VolumeShow { name } => self.volume(name).map(|v| ControlReply::Volume(self.volume_info(v))),
             R::SnapshotList { volume } => self.snapshot_list(volume.as_ref()),
             R::SnapshotShow { volume, name } => self.snapshot_show(volume, name),
+            R::SnapshotGroupList => self.snapshot_group_list(),
+            R::SnapshotGroupShow { name } => self.snapshot_group_show(name),
             R::AttachmentList { gateway } => Ok(ControlReply::Attachments(self.attachment_list(gateway.as_deref()))),
             R::ViewSince { revision } => Ok(ControlReply::View(Box::new(self.view_since(*revision)))),
             R::SessionGrant { name, session } => self.session_grant(name, *session),

@@ -1,6 +1,7 @@
 //! The state in version 1, as it was: each volume with the list of its layers, of which there was one. Frozen, as command_v2.rs is.
 
 use crate::state::attachment::{AttachmentRecord, GatewayRecord};
+use crate::state::group::Groups;
 use crate::state::layer::LayerRecord;
 use crate::state::merge::Merges;
 use crate::state::osd::OsdRecord;
@@ -95,6 +96,7 @@ pub(super) fn upgrade(old: StateV1) -> Option<ClusterState> {
         next: NextIds { osd, pool, volume, layer, snapshot: 1, attachment, session, barrier },
         scrubs: old.scrubs,
         merges: Merges::default(),
+        groups: Groups::default(),
     })
 }
 
