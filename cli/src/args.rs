@@ -1,7 +1,9 @@
 //! The command line: its spelling, which other people's scripts rely on, and nothing else.
 
+mod group;
 mod transfer;
 
+pub use group::SnapshotGroupCommand;
 pub use transfer::{ExportArgs, ImportArgs};
 
 use crate::down::STOP_SECONDS;
@@ -329,6 +331,9 @@ pub enum SnapshotCommand {
         #[arg(long)]
         force: bool,
     },
+    /// Snapshots of several volumes at one moment
+    #[command(subcommand)]
+    Group(SnapshotGroupCommand),
 }
 
 /// A snapshot, as VOLUME@SNAPSHOT or in two words.

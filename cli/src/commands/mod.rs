@@ -7,6 +7,7 @@ mod clone;
 pub mod detach;
 pub mod disk;
 pub mod export;
+mod group;
 pub mod import;
 pub mod inspect;
 mod kept;

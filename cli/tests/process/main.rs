@@ -9,6 +9,7 @@ mod clone_data;
 mod clones;
 mod crash;
 mod damaged;
+mod groups;
 mod images;
 mod lifecycle;
 mod nbd_hostile;
