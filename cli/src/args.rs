@@ -1,10 +1,12 @@
 //! The command line: its spelling, which other people's scripts rely on, and nothing else.
 
 mod diff;
+mod group;
 mod provision;
 mod transfer;
 
 pub use diff::{Compared, SnapshotDiffArgs, VolumeDiffArgs};
+pub use group::SnapshotGroupCommand;
 pub use provision::{OverCommitArg, ProvisionArg, ReserveArgs, VolumeSetArgs};
 pub use transfer::{ExportArgs, ImportArgs};
 
@@ -363,6 +365,9 @@ pub enum SnapshotCommand {
         #[arg(long)]
         force: bool,
     },
+    /// Snapshots of several volumes at one moment
+    #[command(subcommand)]
+    Group(SnapshotGroupCommand),
 }
 
 /// A snapshot, as VOLUME@SNAPSHOT or in two words.

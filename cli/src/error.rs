@@ -85,6 +85,11 @@ pub enum CliError {
     Shrink { name: Name, source: BlockError },
     #[error("pool {name:?} does not exist")]
     NoPool { name: Name },
+    #[error(
+        "snapshot group {name} is taken, but after {} s its snapshots may still change, and writes to its volumes wait: waiting for {pgs}; `ashlar snapshot group show {name}` says when it is available, `ashlar snapshot group delete {name}` gives it up",
+        waited.as_secs()
+    )]
+    GroupNotAvailable { name: String, waited: Duration, pgs: String },
     /// The first requests for many clones were done, and then one was not.
     #[error(
         "{made} of {wanted} clones are made, up to {last}; `--first {first_left} --count {}` goes on behind them when this is mended",

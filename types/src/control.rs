@@ -207,6 +207,25 @@ pub enum ControlRequest {
     SpaceUse {
         volume: Option<Name>,
     },
+    /// Takes a snapshot of this name of each of the volumes, all at one moment: none holds a write without those that were answered before it
+    /// was sent, whichever of the volumes they went to. All of them or none. Answered by [`ControlReply::SnapshotGroup`], which says `Creating`
+    /// until all are available; ask by `SnapshotGroupShow`.
+    SnapshotGroupCreate {
+        name: Name,
+        volumes: Vec<Name>,
+        /// As in `SnapshotCreate`.
+        taken_at: u64,
+    },
+    /// Read.
+    SnapshotGroupList,
+    /// Read.
+    SnapshotGroupShow {
+        name: Name,
+    },
+    /// Deletes the snapshots that are left of it; refused whole while one of them is attached.
+    SnapshotGroupDelete {
+        name: Name,
+    },
 }
 
 /// When a volume gets its space.
@@ -300,6 +319,8 @@ pub enum ControlReply {
     Volumes(Vec<VolumeInfo>),
     Snapshot(SnapshotInfo),
     Snapshots(Vec<SnapshotInfo>),
+    SnapshotGroup(SnapshotGroupInfo),
+    SnapshotGroups(Vec<SnapshotGroupInfo>),
     Attachment(AttachmentInfo),
     Attachments(Vec<AttachmentInfo>),
     Opened(AttachGrant),
@@ -462,6 +483,20 @@ pub struct SnapshotInfo {
     pub state: SnapshotState,
     /// The layer that it froze, and those below it, in order.
     pub layers: Vec<LayerId>,
+    /// With which others it was taken at one moment.
+    pub group: Option<Name>,
+}
+
+/// Snapshots of several volumes, taken at one moment.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SnapshotGroupInfo {
+    pub name: Name,
+    /// Seconds since 1970, as its maker said.
+    pub taken_at: u64,
+    /// Available when all its snapshots are.
+    pub state: SnapshotState,
+    /// Those that are left, by volume.
+    pub snapshots: Vec<SnapshotInfo>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -129,8 +129,13 @@ impl History {
 
     /// Somebody asks for a snapshot.
     pub fn begin_snapshot(&mut self, volume: u32) -> SnapshotRef {
+        self.begin_snapshots(&[volume])[0]
+    }
+
+    /// Of several volumes, at one moment.
+    pub fn begin_snapshots(&mut self, volumes: &[u32]) -> Vec<SnapshotRef> {
         let position = self.next_position();
-        self.snapshots.begin(volume, position)
+        self.snapshots.begin(volumes, position)
     }
 
     /// It is there: nothing comes into it any more.

@@ -3,7 +3,8 @@
 //! C1: an answered write takes effect once, between its request and its answer; an unanswered one once or never, at any later time.
 //! C2: a write of a fenced attachment takes effect before the fence or never.
 //! C3: a block written whole is never seen torn; between blocks no order is promised.
-//! C4: a snapshot is what the volume was at one moment between the request for it and the answer, and stays that.
+//! C4: a snapshot is what the volume was at one moment between the request for it and the answer, and stays that; those of a group are of the same
+//! moment.
 //! C5: a clone is at first what its snapshot is.
 
 mod history;

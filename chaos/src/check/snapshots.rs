@@ -1,5 +1,5 @@
 //! What is known of the snapshots of a history (C4): when each was made, what was read of it, and whether all of that could have been there at
-//! one moment. That each single sector could, is checked with the other accesses of its register.
+//! one moment; the snapshots of a group together. That each single sector could, is checked with the other accesses of its register.
 
 use super::history::{OpRef, SECTORS_PER_BLOCK, Violation};
 use super::register::Value;
@@ -12,6 +12,8 @@ pub struct SnapshotRef(usize);
 #[derive(Clone, Debug)]
 struct Snapshot {
     volume: u32,
+    /// The first of those that were taken at the same moment.
+    group: usize,
     asked: u64,
     /// `None`: it isn't known to be there.
     made: Option<u64>,
@@ -33,9 +35,16 @@ pub(super) struct Written {
 }
 
 impl Snapshots {
-    pub(super) fn begin(&mut self, volume: u32, asked: u64) -> SnapshotRef {
-        self.all.push(Snapshot { volume, asked, made: None, seen: BTreeMap::new() });
-        SnapshotRef(self.all.len() - 1)
+    pub(super) fn begin(&mut self, volumes: &[u32], asked: u64) -> Vec<SnapshotRef> {
+        let group = self.all.len();
+        self.all.extend(volumes.iter().map(|v| Snapshot {
+            volume: *v,
+            group,
+            asked,
+            made: None,
+            seen: BTreeMap::new(),
+        }));
+        (group..self.all.len()).map(SnapshotRef).collect()
     }
 
     pub(super) fn end(&mut self, snapshot: SnapshotRef, made: u64) {
@@ -78,37 +87,44 @@ impl Snapshots {
         violations
     }
 
-    /// Whether there is one moment for all sectors of each snapshot: not before any of what it holds was asked for, and not after the end of
-    /// something that surely replaced it.
+    /// Whether there is one moment for all sectors of each snapshot, or group of them: not before any of what they hold was asked for, and not
+    /// after the end of something that surely replaced it.
     pub(super) fn check_cuts(&self, written: &BTreeMap<(u32, u64), Vec<Written>>) -> Vec<Violation> {
-        let mut violations = Vec::new();
-        for (nth, of) in self.all.iter().enumerate() {
-            let mut earliest = (of.asked, None);
-            let mut latest = (of.made.unwrap_or(u64::MAX), None);
-            for (sector, (value, _)) in of.seen.iter().filter(|(_, (value, _))| *value != Value::ZERO) {
-                let writes = written.get(&(of.volume, *sector)).map_or(&[][..], Vec::as_slice);
-                let Some(it) = writes.iter().find(|w| w.value == *value) else { continue };
-                if it.invoked > earliest.0 {
-                    earliest = (it.invoked, Some(*sector));
-                }
-                let surely_later = writes.iter().filter(|w| it.answered.is_some_and(|end| w.invoked > end));
-                for end in surely_later.filter_map(|w| w.answered) {
-                    if end < latest.0 {
-                        latest = (end, Some(*sector));
-                    }
-                }
+        let groups = self.all.chunk_by(|one, next| one.group == next.group);
+        groups.filter_map(|group| check_cut(group, written)).collect()
+    }
+}
+
+fn check_cut(group: &[Snapshot], written: &BTreeMap<(u32, u64), Vec<Written>>) -> Option<Violation> {
+    let first = group.first()?;
+    // While one of a group is not there, what is written to its volume may still come into it.
+    let made = group.iter().map(|of| of.made.unwrap_or(u64::MAX)).max()?;
+    let (mut earliest, mut latest) = ((first.asked, None), (made, None));
+    for of in group {
+        for (sector, (value, _)) in of.seen.iter().filter(|(_, (value, _))| *value != Value::ZERO) {
+            let place = (of.volume, *sector);
+            let writes = written.get(&place).map_or(&[][..], Vec::as_slice);
+            let Some(it) = writes.iter().find(|w| w.value == *value) else { continue };
+            if it.invoked > earliest.0 {
+                earliest = (it.invoked, Some(place));
             }
-            if earliest.0 > latest.0 {
-                let sector = earliest.1.or(latest.1).unwrap_or_default();
-                let reason = format!(
-                    "C4: snapshot {nth} holds in sector {:?} what was asked at {}, and in sector {:?} what was replaced by {}",
-                    earliest.1, earliest.0, latest.1, latest.0
-                );
-                violations.push(Violation { volume: of.volume, block: sector / SECTORS_PER_BLOCK, reason });
+            let surely_later = writes.iter().filter(|w| it.answered.is_some_and(|end| w.invoked > end));
+            for end in surely_later.filter_map(|w| w.answered) {
+                if end < latest.0 {
+                    latest = (end, Some(place));
+                }
             }
         }
-        violations
     }
+    if earliest.0 <= latest.0 {
+        return None;
+    }
+    let (volume, sector) = earliest.1.or(latest.1).unwrap_or_default();
+    let reason = format!(
+        "C4: snapshots {}.. hold in volume and sector {:?} what was asked at {}, and in {:?} what was replaced by {}",
+        first.group, earliest.1, earliest.0, latest.1, latest.0
+    );
+    Some(Violation { volume, block: sector / SECTORS_PER_BLOCK, reason })
 }
 
 #[cfg(test)]
@@ -119,7 +135,11 @@ mod tests {
     const CLIENT: ClientNumber = ClientNumber(1);
 
     fn write(history: &mut History, block: u64) -> (OpRef, Vec<u8>) {
-        let op = history.invoke(CLIENT, OpKind::Write, 0, block * SECTORS_PER_BLOCK, SECTORS_PER_BLOCK);
+        write_to(history, 0, block)
+    }
+
+    fn write_to(history: &mut History, volume: u32, block: u64) -> (OpRef, Vec<u8>) {
+        let op = history.invoke(CLIENT, OpKind::Write, volume, block * SECTORS_PER_BLOCK, SECTORS_PER_BLOCK);
         let bytes = history.payload(op);
         history.answer(op);
         (op, bytes)
@@ -192,5 +212,26 @@ mod tests {
         read(&mut history, of, 0, &old);
         let found = history.check().expect_err("two moments");
         assert!(found.iter().any(|v| v.reason.contains("C4")), "{found:?}");
+    }
+
+    /// The same, where the first write went to another volume: of two single snapshots that says nothing.
+    #[test]
+    fn a_group_of_two_moments_is_found() {
+        for is_group in [false, true] {
+            let mut history = History::default();
+            let (_, old) = write_to(&mut history, 0, 0);
+            let of = match is_group {
+                true => history.begin_snapshots(&[0, 1]),
+                false => vec![history.begin_snapshot(0), history.begin_snapshot(1)],
+            };
+            write_to(&mut history, 0, 0);
+            history.end_snapshot(of[0]);
+            let (_, late) = write_to(&mut history, 1, 0);
+            history.end_snapshot(of[1]);
+            read(&mut history, of[1], 0, &late);
+            assert!(history.check().is_ok());
+            read(&mut history, of[0], 0, &old);
+            assert_eq!(history.check().is_err(), is_group);
+        }
     }
 }

@@ -96,6 +96,10 @@ pub struct Faults {
     snapshots: Rng,
     /// How often a volume is snapshotted, in thousandths of ticks.
     snapshot_permille: u64,
+    /// Draws when volumes are snapshotted together, and which.
+    groups: Rng,
+    /// How often that is, in thousandths of ticks.
+    group_permille: u64,
     /// Draws which snapshots are deleted, and when.
     deletions: Rng,
     /// How often one is deleted, in thousandths of ticks.
@@ -107,6 +111,7 @@ pub struct Faults {
 const UNIFORM_KINDS: usize = 9;
 const SNAPSHOT_STREAM: u64 = 0x5a;
 const DELETION_STREAM: u64 = 0x5b;
+const GROUP_STREAM: u64 = 0x5c;
 /// How often the plan looks at the world.
 pub const TICK: Instant = 2 * MS;
 
@@ -135,7 +140,15 @@ impl Faults {
             _ if deletions.permille(500) => deletions.between(1, 6),
             _ => 0,
         };
+        let mut groups = rng.clone().fork(GROUP_STREAM);
+        let group_permille = match aim {
+            Aim::Snapshots if groups.permille(500) => groups.between(4, 20),
+            _ if groups.permille(150) => groups.between(1, 4),
+            _ => 0,
+        };
         Faults {
+            groups,
+            group_permille,
             snapshots,
             snapshot_permille,
             deletions,
@@ -174,6 +187,9 @@ impl Faults {
         if self.snapshots.permille(self.snapshot_permille) {
             let volume = self.snapshots.below(u64::from(world.shape.volumes));
             world.snapshot(u32::try_from(volume).expect("few"));
+        }
+        if self.groups.permille(self.group_permille) {
+            self.snapshot_group(world);
         }
         if self.deletions.permille(self.deletion_permille) {
             world.delete_snapshot(&mut self.deletions);

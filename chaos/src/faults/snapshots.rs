@@ -41,4 +41,27 @@ impl Faults {
         }
         self.rng.between(200, 2000) * MS
     }
+
+    /// Two volumes at one moment, of which some gateways and OSDs hear late: so one of them may still be written by its old stack where the
+    /// other has its new one everywhere.
+    pub(super) fn snapshot_group(&mut self, world: &mut World) {
+        let count = u64::from(world.volume_count());
+        if count < 2 {
+            return;
+        }
+        let (one, distance) = (self.groups.below(count), self.groups.between(1, count - 1));
+        let volumes = [one, (one + distance) % count].map(|volume| u32::try_from(volume).expect("few"));
+        let blinded: Vec<ProcId> = world
+            .clients
+            .iter()
+            .filter(|(_, c)| c.is_running() && volumes.contains(&c.volume))
+            .map(|(id, _)| ProcId::Client(*id))
+            .chain(world.osds.keys().map(|osd| ProcId::Osd(*osd)))
+            .filter(|_| self.groups.permille(300))
+            .collect();
+        for id in blinded {
+            world.blind(id, self.groups.between(5, 400) * MS);
+        }
+        world.snapshot_group(&volumes);
+    }
 }

@@ -178,6 +178,22 @@ impl World {
         });
     }
 
+    /// Snapshots of several volumes are made at one moment.
+    pub fn snapshot_group(&mut self, volumes: &[u32]) {
+        if self.operator.snapshots.len() + volumes.len() > SNAPSHOTS_MAX || !self.is_operator_idle() {
+            return;
+        }
+        self.operator.last_snapshot += 1;
+        let name = Name::new(&format!("snapshot-{}", self.operator.last_snapshot)).expect("a good name");
+        self.trace(|| format!("volumes {volumes:?}: {name} is asked for"));
+        let refs = self.history.begin_snapshots(volumes);
+        let state = SnapshotProgress::Asked;
+        let snapshots = volumes.iter().zip(refs).map(|(v, of)| Snapshot { volume: *v, name: name.clone(), of, state });
+        self.operator.snapshots.extend(snapshots);
+        let volumes = volumes.iter().map(|volume| volume_name(*volume)).collect();
+        self.ask_as_operator(ControlRequest::SnapshotGroupCreate { name, volumes, taken_at: 0 });
+    }
+
     /// Goes on with the snapshots that are not read yet.
     pub(super) fn drive_snapshots(&mut self) {
         if !self.is_operator_idle() || self.now < self.operator.look_at {
@@ -327,6 +343,14 @@ impl World {
             (ControlRequest::SnapshotCreate { volume, name, .. }, Err(ControlError::Invalid(_))) => {
                 let is_it = |s: &Snapshot| volume_name(s.volume) == *volume && s.name == *name;
                 self.operator.snapshots.retain(|s| !is_it(s));
+            }
+            // Asked twice, because the first answer was lost.
+            (ControlRequest::SnapshotGroupCreate { name, volumes, .. }, Ok(_) | Err(ControlError::Exists { .. })) => {
+                volumes.iter().for_each(|v| self.snapshot_mut(v, name).state = SnapshotProgress::Creating);
+            }
+            // A PG has no primary.
+            (ControlRequest::SnapshotGroupCreate { name, .. }, Err(ControlError::Invalid(_))) => {
+                self.operator.snapshots.retain(|s| s.name != *name);
             }
             // Asked twice, because the first answer was lost.
             (ControlRequest::SnapshotDelete { volume, name }, Ok(_) | Err(ControlError::NotFound { .. })) => {

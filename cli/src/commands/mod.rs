@@ -8,6 +8,7 @@ pub mod detach;
 mod diff;
 pub mod disk;
 pub mod export;
+mod group;
 pub mod import;
 pub mod inspect;
 mod kept;

@@ -3,7 +3,7 @@
 use super::scrub::unix_now;
 use super::time::utc;
 use super::volume::volume_json;
-use super::{barrier, diff};
+use super::{barrier, diff, group};
 use crate::args::{SnapshotArg, SnapshotCommand};
 use crate::control::Control;
 use crate::error::CliError;
@@ -26,10 +26,11 @@ pub async fn run(control: &Control, command: SnapshotCommand, json: bool) -> Res
         }
         SnapshotCommand::List { volume } => {
             let snapshots = list(control, volume).await?;
-            let mut table = Table::new(&["NAME", "SIZE", "TAKEN", "STATE"]);
+            let mut table = Table::new(&["NAME", "SIZE", "TAKEN", "STATE", "GROUP"]);
             for snapshot in &snapshots {
                 let (size, state) = (format_bytes(snapshot.size), state_word(snapshot.state).to_owned());
-                table.row([disk_name(snapshot).to_string(), size, utc(snapshot.taken_at), state]);
+                let cells = [disk_name(snapshot).to_string(), size, utc(snapshot.taken_at), state];
+                table.row(cells.into_iter().chain(snapshot.group.as_ref().map(ToString::to_string)));
             }
             Ok(Output::new(table.render(), snapshots.iter().map(snapshot_json).collect()))
         }
@@ -41,6 +42,7 @@ pub async fn run(control: &Control, command: SnapshotCommand, json: bool) -> Res
         SnapshotCommand::Diff(args) => diff::run(control, args.compared()?, json).await,
         SnapshotCommand::Delete { snapshot } => delete(control, &snapshot).await,
         SnapshotCommand::Revert { snapshot, force } => revert(control, &snapshot, force).await,
+        SnapshotCommand::Group(command) => group::run(control, command).await,
     }
 }
 
@@ -116,7 +118,7 @@ pub fn disk_name(snapshot: &SnapshotInfo) -> DiskName {
     DiskName { volume: snapshot.volume_name.clone(), snapshot: Some(snapshot.name.clone()) }
 }
 
-fn state_word(state: SnapshotState) -> &'static str {
+pub fn state_word(state: SnapshotState) -> &'static str {
     match state {
         SnapshotState::Creating => "creating",
         SnapshotState::Available => "available",
@@ -132,6 +134,9 @@ fn describe(snapshot: &SnapshotInfo) -> String {
     let _ = writeln!(text, "state       {}", state_word(snapshot.state));
     let layers: Vec<String> = snapshot.layers.iter().map(ToString::to_string).collect();
     let _ = writeln!(text, "layers      {}", layers.join(", "));
+    if let Some(group) = &snapshot.group {
+        let _ = writeln!(text, "group       {group}");
+    }
     text
 }
 
@@ -150,5 +155,6 @@ pub fn snapshot_json(snapshot: &SnapshotInfo) -> Value {
         "taken_at": snapshot.taken_at,
         "state": state_word(snapshot.state),
         "layers": snapshot.layers.iter().map(|layer| layer.0).collect::<Vec<_>>(),
+        "group": snapshot.group,
     })
 }

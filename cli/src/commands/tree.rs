@@ -274,6 +274,7 @@ mod tests {
             taken_at: 0,
             state: SnapshotState::Available,
             layers: layers.iter().map(|layer| LayerId(*layer)).collect(),
+            group: None,
         }
     }
 

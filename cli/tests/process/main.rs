@@ -11,6 +11,7 @@ mod crash;
 mod damaged;
 mod differences;
 mod golden;
+mod groups;
 mod images;
 mod lifecycle;
 mod nbd_hostile;

@@ -1,15 +1,19 @@
 //! Random commands, sensible and senseless: no panic, every invariant after each, and one property on top of them all:
 //! whoever is given an exclusive volume, every PG refuses everybody who had it before; and what anybody is given to read is kept by
-//! every PG, in a stack that none refuses. So is all that a clone stands on, however many deletions later; and when everybody is deleted,
+//! every PG, in a stack that none refuses. Who is given a volume that was frozen with others: all PGs refuse the old stacks of all of them. So is all that a clone stands on, however many deletions later; and when everybody is deleted,
 //! nothing is kept.
 
 use ashlar_mds_core::state::{ClusterState, Command, Verdict};
 use ashlar_types::control::{
-    AttachGrant, AttachMode, ControlError, ControlReply, ControlRequest, OverCommit, PgChange, Provision, VolumeInfo,
+    AttachGrant, AttachMode, ControlError, ControlReply, ControlRequest, OverCommit, PgChange, Provision,
+    SnapshotGroupInfo, VolumeInfo,
 };
 use ashlar_types::scrub::{ScrubReport, ScrubTarget};
 use ashlar_types::view::{ClusterView, Floor};
-use ashlar_types::{BootId, ClusterId, DiskName, Epoch, IdSet, LayerId, Name, OsdId, PgId, PoolId, Revision, VolumeId};
+use ashlar_types::{
+    BootId, ClusterId, DiskName, Epoch, IdSet, LayerId, Name, OsdId, PgId, PoolId, Revision, SnapshotId, StackRevision,
+    VolumeId,
+};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 
@@ -85,7 +89,7 @@ fn target(d: &mut Digits) -> ScrubTarget {
 fn command(number: u64, view: &ClusterView) -> Command {
     use ControlRequest as R;
     let mut d = Digits(number);
-    let request = match d.next(47) {
+    let request = match d.next(51) {
         21 => R::ScrubStart { target: target(&mut d), deep: d.next(2) == 0 },
         22 => R::ScrubCancel { target: target(&mut d) },
         23 => {
@@ -118,6 +122,11 @@ fn command(number: u64, view: &ClusterView) -> Command {
             let some = d.next(merge.pgs.len() as u64 + 1) as usize;
             R::MergeDone { merge: merge.id, pgs: merge.pgs[..some].to_vec() }
         }
+        38..41 => {
+            let volumes = (0..1 + d.next(2)).map(|_| d.name()).collect();
+            R::SnapshotGroupCreate { name: d.snapshot(), volumes, taken_at: d.next(3) }
+        }
+        41 => R::SnapshotGroupDelete { name: d.snapshot() },
         26 | 27 => R::VolumeRevert { volume: d.name(), snapshot: d.snapshot(), force: d.next(2) == 0 },
         28..=31 => {
             let snapshot = (d.next(8) > 0).then(|| d.snapshot());
@@ -146,8 +155,8 @@ fn command(number: u64, view: &ClusterView) -> Command {
         }
         8 | 9 => R::VolumeCreate { name: d.name(), size: d.size(), pool: Some(d.name()), provision: d.provision() },
         46 => R::VolumeShrink { name: d.name(), size: d.size(), gateway: d.gateway() },
-        38 => R::PoolSet { name: d.name(), over_commit: d.over_commit() },
-        39..42 => R::VolumeSet { name: d.name(), provision: d.provision() },
+        47 => R::PoolSet { name: d.name(), over_commit: d.over_commit() },
+        48..51 => R::VolumeSet { name: d.name(), provision: d.provision() },
         42..46 => {
             // The volumes are made one after the other, and what is asked for is of a view that was.
             let since = Revision(view.revision.0.saturating_sub(d.next(3)));
@@ -203,6 +212,8 @@ struct World {
     /// Dropped by some PG of the pool.
     retired: BTreeMap<PoolId, IdSet<LayerId>>,
     grants: Vec<AttachGrant>,
+    /// Of each group that was ever taken: the snapshots, and the first stacks in which they are frozen.
+    cuts: Vec<Vec<(VolumeId, SnapshotId, StackRevision)>>,
 }
 
 impl World {
@@ -212,6 +223,31 @@ impl World {
             for pg in pgs {
                 self.floors.entry((*pg, barrier.volume)).or_default().raise(&barrier.floor);
                 self.retired.entry(pg.pool).or_default().extend(&barrier.retire);
+            }
+        }
+    }
+
+    fn on_group(&mut self, group: &SnapshotGroupInfo, state: &ClusterState) {
+        let revisions: BTreeMap<_, _> = volumes(state).into_iter().map(|v| (v.id, v.stack_revision)).collect();
+        self.cuts.push(group.snapshots.iter().map(|s| (s.volume, s.id, revisions[&s.volume])).collect());
+    }
+
+    /// What is granted of a volume that was frozen with others is granted when none of those, as far as their snapshots are still there, is
+    /// served by its old stack anywhere.
+    fn assert_cut(&self, grant: &AttachGrant, state: &ClusterState, view: &ClusterView) {
+        let ControlReply::Snapshots(snapshots) = ask(state, ControlRequest::SnapshotList { volume: None }) else {
+            panic!("a list");
+        };
+        let pools: BTreeMap<VolumeId, PoolId> = volumes(state).into_iter().map(|v| (v.id, v.pool)).collect();
+        let is_there = |id: &SnapshotId| snapshots.iter().any(|s| s.id == *id);
+        let is_of_it = |cut: &&Vec<(VolumeId, SnapshotId, StackRevision)>| {
+            cut.iter().any(|(volume, id, _)| *volume == grant.volume && is_there(id))
+        };
+        for (volume, _, revision) in self.cuts.iter().filter(is_of_it).flatten().filter(|(_, id, _)| is_there(id)) {
+            for pg in view.pgs.keys().filter(|pg| pg.pool == pools[volume]) {
+                let floor = self.floors.get(&(*pg, *volume));
+                let passed = floor.is_some_and(|floor| floor.stack_revision >= *revision);
+                assert!(passed, "U2: {pg} takes what is written to {volume} by its old stack beside {grant:?}");
             }
         }
     }
@@ -342,7 +378,13 @@ proptest! {
             watcher.apply(state.view_since(watcher.revision));
             prop_assert_eq!(&watcher, &state.view_since(Revision(0)), "differences lead to the whole");
             assert_bases(&state, &world, &watcher);
+            if let Ok(ControlReply::SnapshotGroup(group)) = &result {
+                world.on_group(group, &state);
+            }
             if let Ok(ControlReply::Opened(grant)) = result {
+                if grant.name.snapshot.is_none() {
+                    world.assert_cut(&grant, &state, &watcher);
+                }
                 let shared = grant.name.snapshot.is_some() || is_shared(&state, &grant.name.volume);
                 world.on_grant(grant, shared, &watcher);
             }

@@ -129,7 +129,12 @@ fn snapshot(state: SnapshotState) -> SnapshotInfo {
         taken_at: 1_800_000_000,
         state,
         layers: vec![LayerId(2), LayerId(1)],
+        group: (state == SnapshotState::Available).then(|| name("g")),
     }
+}
+
+fn group(state: SnapshotState) -> SnapshotGroupInfo {
+    SnapshotGroupInfo { name: name("g"), taken_at: 1_800_000_000, state, snapshots: vec![snapshot(state)] }
 }
 
 fn origin(snapshot: Option<Name>) -> OriginInfo {
@@ -200,6 +205,11 @@ fn requests_come_back_the_same() {
         R::SessionGrant { name: disk("v@s"), session: SessionId(5) },
         R::SnapshotDelete { volume: name("v"), name: name("s") },
         R::MergeDone { merge: 4, pgs: vec![PG] },
+        R::SnapshotGroupCreate { name: name("g"), volumes: vec![name("a"), name("b")], taken_at: u64::MAX },
+        R::SnapshotGroupCreate { name: name("g"), volumes: vec![], taken_at: 0 },
+        R::SnapshotGroupList,
+        R::SnapshotGroupShow { name: name("g") },
+        R::SnapshotGroupDelete { name: name("g") },
         R::AttachmentList { gateway: None },
         R::AttachmentList { gateway: Some(String::new()) },
         R::RegisterGateway { gateway: gateway(), boot: BOOT, nbd_address: "a".into(), nbd_socket: "s".into() },
@@ -304,6 +314,8 @@ fn answers_come_back_the_same() {
         Ok(R::Volumes(states.map(volume).to_vec())),
         Ok(R::Snapshot(snapshot(SnapshotState::Creating))),
         Ok(R::Snapshots(vec![snapshot(SnapshotState::Available)])),
+        Ok(R::SnapshotGroup(group(SnapshotState::Creating))),
+        Ok(R::SnapshotGroups(vec![group(SnapshotState::Available), group(SnapshotState::Creating)])),
         Ok(R::Attachment(attachment())),
         Ok(R::Attachments(vec![attachment(), attachment()])),
         Ok(R::Volumes(vec![of_deleted, no_clone])),
@@ -357,6 +369,12 @@ fn what_is_wrong_is_refused_by_field() {
     assert!(matches!(attach, Err(ProtoError::Name { field: "Attach.name", .. })));
     let state = SnapshotInfo::try_from(proto::SnapshotInfo { state: 9, ..snapshot(SnapshotState::Creating).into() });
     assert_eq!(state, Err(ProtoError::Missing("SnapshotInfo.state")));
+    let of =
+        SnapshotGroupInfo::try_from(proto::SnapshotGroupInfo { state: 9, ..group(SnapshotState::Creating).into() });
+    assert_eq!(of, Err(ProtoError::Missing("SnapshotGroupInfo.state")));
+    let create = proto::SnapshotGroupCreate { name: "g".into(), volumes: vec!["v@s".into()], taken_at: 0 };
+    let create = request(Kind::SnapshotGroupCreate(create));
+    assert!(matches!(create, Err(ProtoError::Name { field: "SnapshotGroupCreate.volumes", .. })));
     let clone = proto::VolumeClone { source: "v@s".into(), names: vec!["a".into(), "b c".into()], pool: None };
     let clone = request(Kind::VolumeClone(clone));
     assert!(matches!(clone, Err(ProtoError::Name { field: "VolumeClone.names", .. })));

@@ -29,6 +29,9 @@ impl MetadataNode {
                 (format!("volume {name}"), demand, None)
             }
             R::SnapshotCreate { volume, thin: false, .. } => return self.check_snapshot_space(volume),
+            R::SnapshotGroupCreate { volumes, .. } => {
+                return volumes.iter().try_for_each(|volume| self.check_snapshot_space(volume));
+            }
             _ => return Ok(()),
         };
         self.check_demand(&what, &demand, top)

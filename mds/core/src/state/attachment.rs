@@ -4,6 +4,7 @@
 //! volume's floor is still on its way to the PGs. Who holds one already asks again for the present stack and is answered at once: what is
 //! on its way then doesn't fence it, for whoever is fenced has lost its process here (`active`) before the barrier began. Not so where a volume is
 //! shared: its holders get a new stack when nobody can use the old one any more (docs/decisions/026-stacks-are-named-by-clients.md).
+//! Nor while it is frozen together with others (U2, group.rs).
 //! A4: snapshots are attached read-only, by as many as like, beside the attachments of the volume.
 
 use super::volume::VolumeRecord;
@@ -200,8 +201,13 @@ impl ClusterState {
         Some(self.grant_if_it_holds(volume, attachment))
     }
 
-    /// A3.
+    /// A3, U2.
     fn grant_if_it_holds(&self, volume: &VolumeRecord, attachment: &AttachmentRecord) -> Outcome {
+        if attachment.snapshot.is_none()
+            && let Some(waiting_for) = self.cut_waits_for(volume.id)
+        {
+            return Err(ControlError::Fencing { waiting_for });
+        }
         match volume.barrier {
             Some(barrier) if !attachment.active || (attachment.shared && attachment.snapshot.is_none()) => {
                 Err(ControlError::Fencing { waiting_for: self.waiting_for(barrier) })

@@ -81,6 +81,7 @@ impl ClusterState {
         // The PGs keep what they were told of ended attachments; here only the living need to be known.
         let living = &record.attachments;
         record.floor.generations.retain(|id, _| living.contains_key(id));
+        self.end_cuts();
     }
 
     /// For people: what a pending barrier waits for.

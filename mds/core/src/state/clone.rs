@@ -130,9 +130,10 @@ impl ClusterState {
         let record = self.volumes.get_mut(&volume).expect("the caller looked it up");
         self.volume_names.remove(&record.name);
         record.hidden = true;
-        record.snapshots.clear();
+        let snapshots = std::mem::take(&mut record.snapshots);
         record.top = top;
         record.stack_revision = StackRevision(record.stack_revision.0.saturating_add(1));
+        self.leave_groups(volume, snapshots.values());
         self.retire_unreached(volume, &used_before);
         self.raise_floor(volume, |_| {});
         self.revise_merges(volume);

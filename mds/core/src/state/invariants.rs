@@ -36,6 +36,7 @@ impl ClusterState {
         self.assert_clones();
         self.assert_merges();
         self.assert_reserves();
+        self.assert_groups();
         for barrier in self.barriers.values() {
             let volume = self.volumes.get(&barrier.volume).expect("S2: a barrier's volume exists");
             assert!(volume.barrier == Some(barrier.id), "S2: a volume has at most one barrier, its last");

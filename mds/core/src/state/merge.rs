@@ -4,7 +4,10 @@
 //! G1: a pending merge is of two layers in use, parent and only child, the parent not a tip; so who reads the parent reads it through the
 //! child. G2: no layer is in two pending merges. G3: a merge of layers that are given up is given up.
 
+use super::snapshot::SnapshotRecord;
+use super::volume::VolumeRecord;
 use super::{ClusterState, Outcome, invalid};
+use ashlar_types::control::ControlError;
 use ashlar_types::view::Merge;
 use ashlar_types::{LayerId, Name, PgId, VolumeId};
 use serde::{Deserialize, Serialize};
@@ -33,20 +36,30 @@ impl ClusterState {
     /// The name is gone at once; what only it held follows.
     pub(super) fn snapshot_delete(&mut self, volume: &Name, name: &Name) -> Outcome {
         let record = self.open_volume(volume)?;
-        let snapshot = record.snapshot(name)?.id;
-        if let Some(attachment) = record.attachments.values().find(|a| a.snapshot == Some(snapshot)) {
-            let (disk, gateway) = (record.disk_name(attachment), &attachment.gateway);
-            let way = format!("`volume detach {disk}` takes it from there");
-            return Err(invalid(format!("snapshot {disk} is attached to {gateway}; {way}")));
-        }
-        let (id, used_before) = (record.id, self.layers_in_use(record));
-        let record = self.volumes.get_mut(&id).expect("looked up above");
-        record.snapshots.remove(name);
-        if self.retire_unreached(id, &used_before) {
-            self.raise_floor(id, |_| {});
-        }
-        self.revise_merges(id);
+        self.check_detached(record, record.snapshot(name)?)?;
+        self.drop_snapshot(record.id, name);
         self.done()
+    }
+
+    pub(super) fn check_detached(&self, volume: &VolumeRecord, snapshot: &SnapshotRecord) -> Result<(), ControlError> {
+        let Some(attachment) = volume.attachments.values().find(|a| a.snapshot == Some(snapshot.id)) else {
+            return Ok(());
+        };
+        let (disk, gateway) = (volume.disk_name(attachment), &attachment.gateway);
+        let way = format!("`volume detach {disk}` takes it from there");
+        Err(invalid(format!("snapshot {disk} is attached to {gateway}; {way}")))
+    }
+
+    /// The caller has checked that nobody has it.
+    pub(super) fn drop_snapshot(&mut self, volume: VolumeId, name: &Name) {
+        let used_before = self.layers_in_use(&self.volumes[&volume]);
+        let record = self.volumes.get_mut(&volume).expect("the caller looked it up");
+        let snapshot = record.snapshots.remove(name).expect("the caller looked it up");
+        self.leave_groups(volume, [&snapshot]);
+        if self.retire_unreached(volume, &used_before) {
+            self.raise_floor(volume, |_| {});
+        }
+        self.revise_merges(volume);
     }
 
     /// After a change of a volume's layers or of their names.

@@ -4,13 +4,14 @@
 //! S3: a handler checks everything before it changes anything, so a refusal leaves no trace.
 //! Every node applies the same commands in the same order and must reach the same state: no clock, no randomness, no
 //! unordered maps. PG rules: pg.rs. Placement: placement.rs. Volumes and fencing: volume.rs, attachment.rs, barrier.rs.
-//! Layers, snapshots and clones: layer.rs, snapshot.rs, merge.rs, clone.rs. Scrubs: scrub.rs. Space: reserve.rs.
+//! Layers, snapshots and clones: layer.rs, snapshot.rs, group.rs, merge.rs, clone.rs. Scrubs: scrub.rs. Space: reserve.rs.
 
 mod attachment;
 mod barrier;
 mod clone;
 mod command;
 mod format;
+mod group;
 mod invariants;
 mod layer;
 mod merge;
@@ -39,6 +40,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 use attachment::GatewayRecord;
+use group::Groups;
 use layer::LayerRecord;
 use merge::Merges;
 use osd::OsdRecord;
@@ -92,6 +94,7 @@ pub struct ClusterState {
     scrubs: Scrubs,
     merges: Merges,
     reserves: Reserves,
+    groups: Groups,
 }
 
 /// What a handler gives back.
@@ -117,6 +120,7 @@ impl ClusterState {
             scrubs: Scrubs::default(),
             merges: Merges::default(),
             reserves: Reserves::default(),
+            groups: Groups::default(),
         }
     }
 
@@ -147,6 +151,8 @@ impl ClusterState {
             R::VolumeShrink { name, size, gateway } => self.volume_shrink(&name, size, &gateway),
             R::SnapshotCreate { volume, name, taken_at, thin } => self.snapshot_create(&volume, name, taken_at, thin),
             R::SnapshotDelete { volume, name } => self.snapshot_delete(&volume, &name),
+            R::SnapshotGroupCreate { name, volumes, taken_at } => self.snapshot_group_create(name, volumes, taken_at),
+            R::SnapshotGroupDelete { name } => self.snapshot_group_delete(&name),
             R::MergeDone { merge, pgs } => self.merge_done(merge, &pgs),
             R::VolumeRevert { volume, snapshot, force } => self.volume_revert(&volume, &snapshot, force),
             R::VolumeClone { source, names, pool } => self.volume_clone(&source, names, pool.as_ref()),
@@ -171,6 +177,8 @@ impl ClusterState {
             | R::VolumeShow { .. }
             | R::SnapshotList { .. }
             | R::SnapshotShow { .. }
+            | R::SnapshotGroupList
+            | R::SnapshotGroupShow { .. }
             | R::SessionGrant { .. }
             | R::BaseGrant { .. }
             | R::AttachmentList { .. }
@@ -192,6 +200,8 @@ impl ClusterState {
             R::VolumeShow { name } => self.volume(name).map(|v| ControlReply::Volume(self.volume_info(v))),
             R::SnapshotList { volume } => self.snapshot_list(volume.as_ref()),
             R::SnapshotShow { volume, name } => self.snapshot_show(volume, name),
+            R::SnapshotGroupList => self.snapshot_group_list(),
+            R::SnapshotGroupShow { name } => self.snapshot_group_show(name),
             R::AttachmentList { gateway } => Ok(ControlReply::Attachments(self.attachment_list(gateway.as_deref()))),
             R::ViewSince { revision } => Ok(ControlReply::View(Box::new(self.view_since(*revision)))),
             R::SessionGrant { name, session } => self.session_grant(name, *session),

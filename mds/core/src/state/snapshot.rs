@@ -45,9 +45,20 @@ impl VolumeRecord {
 
 impl ClusterState {
     pub(super) fn snapshot_create(&mut self, volume: &Name, name: Name, taken_at: u64, thin: bool) -> Outcome {
+        let volume = self.check_snapshot(volume, &name)?.id;
+        if thin {
+            self.unreserve(volume);
+        }
+        self.take_snapshot(volume, name.clone(), taken_at);
+        let record = &self.volumes[&volume];
+        Ok(ControlReply::Snapshot(self.snapshot_info(record, &record.snapshots[&name])))
+    }
+
+    /// The volume, if a snapshot of this name can be taken of it.
+    pub(super) fn check_snapshot(&self, volume: &Name, name: &Name) -> Result<&VolumeRecord, ControlError> {
         let record = self.usable_volume(volume)?;
-        if record.snapshots.contains_key(&name) {
-            return Err(exists("snapshot", DiskName { volume: volume.clone(), snapshot: Some(name) }));
+        if record.snapshots.contains_key(name) {
+            return Err(exists("snapshot", DiskName { volume: volume.clone(), snapshot: Some(name.clone()) }));
         }
         if self.chain(record.top).count() >= STACK_LAYERS_MAX {
             let most = format!("it has {STACK_LAYERS_MAX} layers, which is the most that one is made of");
@@ -55,19 +66,21 @@ impl ClusterState {
         }
         self.check_new_top(record)?;
         self.check_all_serve(record)?;
-        let (volume, layer, size) = (record.id, record.top, record.size);
+        Ok(record)
+    }
+
+    /// Freezes the top. The caller has checked that it can.
+    pub(super) fn take_snapshot(&mut self, volume: VolumeId, name: Name, taken_at: u64) -> SnapshotId {
+        let record = &self.volumes[&volume];
+        let (layer, size) = (record.top, record.size);
         let revision = self.put_top(volume, layer);
         let id = SnapshotId(self.next.snapshot);
         self.next.snapshot += 1;
         let snapshot = SnapshotRecord { id, name: name.clone(), layer, size, taken_at, revision };
         let record = self.volumes.get_mut(&volume).expect("looked up above");
-        record.snapshots.insert(name.clone(), snapshot);
-        if thin {
-            self.unreserve(volume);
-        }
+        record.snapshots.insert(name, snapshot);
         self.raise_floor(volume, |_| {});
-        let record = &self.volumes[&volume];
-        Ok(ControlReply::Snapshot(self.snapshot_info(record, &record.snapshots[&name])))
+        id
     }
 
     /// The volume is what its snapshot is. Newer snapshots stay as they are.
@@ -154,7 +167,7 @@ impl ClusterState {
         Ok(ControlReply::Snapshots(infos))
     }
 
-    fn snapshot_info(&self, volume: &VolumeRecord, snapshot: &SnapshotRecord) -> SnapshotInfo {
+    pub(super) fn snapshot_info(&self, volume: &VolumeRecord, snapshot: &SnapshotRecord) -> SnapshotInfo {
         SnapshotInfo {
             id: snapshot.id,
             name: snapshot.name.clone(),
@@ -164,6 +177,7 @@ impl ClusterState {
             taken_at: snapshot.taken_at,
             state: volume.snapshot_state(snapshot),
             layers: self.stack(snapshot.layer),
+            group: self.group_of(volume, snapshot).cloned(),
         }
     }
 }

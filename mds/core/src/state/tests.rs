@@ -7,6 +7,7 @@ use ashlar_types::{AttachmentId, BootId, DiskName, Epoch, Generation, LayerId, S
 
 mod attachments;
 mod clones;
+mod groups;
 mod merges;
 mod pgs;
 mod reserves;
@@ -246,9 +247,9 @@ fn damaged_bytes_are_told_apart() {
 #[test]
 fn golden_bytes_of_log_entries() {
     let hex = |command: &Command| command.encode().iter().map(|b| format!("{b:02x}")).collect::<String>();
-    let golden = include_str!("../../golden/command-v4.hex");
-    let mut commands = golden_commands_until_version_3();
-    commands.extend(golden_commands_of_version_4());
+    let golden = include_str!("../../golden/command-v5.hex");
+    let mut commands = golden_commands_until_version_4();
+    commands.extend(golden_commands_of_version_5());
     let encoded: Vec<String> = commands.iter().map(hex).collect();
     assert!(golden.lines().eq(&encoded), "log entries are not the golden ones:\n{}", encoded.join("\n"));
     for command in commands {
@@ -262,7 +263,8 @@ fn log_entries_of_older_versions_are_read() {
     let commands: Vec<Command> = golden_commands().into_iter().chain(golden_commands_of_version_2()).collect();
     let version_2 = (include_str!("../../golden/command-v2.hex"), commands);
     let version_3 = (include_str!("../../golden/command-v3.hex"), golden_commands_until_version_3());
-    for (golden, commands) in [version_1, version_2, version_3] {
+    let version_4 = (include_str!("../../golden/command-v4.hex"), golden_commands_until_version_4());
+    for (golden, commands) in [version_1, version_2, version_3, version_4] {
         assert_eq!(golden.lines().count(), commands.len());
         for (line, command) in golden.lines().zip(commands) {
             assert_eq!(Command::decode(&bytes_of(line)), Ok(command));
@@ -273,7 +275,20 @@ fn log_entries_of_older_versions_are_read() {
 /// Never edit: snapshots in the field hold these bytes. A change of the types is a new version in format.rs.
 #[test]
 fn golden_bytes_of_a_snapshot() {
-    let golden: String = include_str!("../../golden/snapshot-v3.hex").lines().collect();
+    let golden: String = include_str!("../../golden/snapshot-v4.hex").lines().collect();
+    let mut cluster = golden_cluster_of_version_3();
+    cluster.volume("z", 1 << 20).expect("made");
+    cluster.group("nightly", &["x", "z"]).expect("taken");
+    cluster.pass_barriers();
+    cluster.group("hourly", &["y", "z"]).expect("taken");
+    cluster.ask(ControlRequest::VolumeSet { name: name("z"), provision: Provision::Lazy }).expect("thin");
+    cluster.ask(ControlRequest::PoolSet { name: name("p"), over_commit: Some(OverCommit(250)) }).expect("a pool");
+    let encoded: String = cluster.state.encode().iter().map(|b| format!("{b:02x}")).collect();
+    assert_eq!(encoded, golden, "snapshots are not the golden one");
+    assert_eq!(ClusterState::decode(&bytes_of(&golden)), Ok(cluster.state));
+}
+
+fn golden_cluster_of_version_3() -> Cluster {
     let mut cluster = golden_cluster_of_version_2();
     for clone in ["x", "y"] {
         let (source, names) = (disk("w@two"), vec![name(clone)]);
@@ -286,9 +301,7 @@ fn golden_bytes_of_a_snapshot() {
     cluster.snapshot_delete("x", "two").expect("nobody has it");
     cluster.ask(ControlRequest::Detach { name: disk("w@one"), gateway: None }).expect("attached");
     cluster.ask(ControlRequest::VolumeDelete { name: name("w"), with_snapshots: true }).expect("hidden");
-    let encoded: String = cluster.state.encode().iter().map(|b| format!("{b:02x}")).collect();
-    assert_eq!(encoded, golden, "snapshots are not the golden one");
-    assert_eq!(ClusterState::decode(&bytes_of(&golden)), Ok(cluster.state));
+    cluster
 }
 
 fn golden_cluster_of_version_2() -> Cluster {
@@ -316,6 +329,8 @@ fn snapshots_of_older_versions_are_read() {
     assert_eq!(ClusterState::decode(&bytes_of(&golden)), Ok(golden_cluster_of_version_1().state));
     let golden: String = include_str!("../../golden/snapshot-v2.hex").lines().collect();
     assert_eq!(ClusterState::decode(&bytes_of(&golden)), Ok(golden_cluster_of_version_2().state));
+    let golden: String = include_str!("../../golden/snapshot-v3.hex").lines().collect();
+    assert_eq!(ClusterState::decode(&bytes_of(&golden)), Ok(golden_cluster_of_version_3().state));
 }
 
 fn bytes_of(hex: &str) -> Vec<u8> {
@@ -364,6 +379,27 @@ fn golden_commands_of_version_4() -> Vec<Command> {
         R::MergeDone { merge: 300, pgs: vec![PgId { pool: PoolId(2), index: 300 }] },
     ];
     requests.into_iter().map(Command::Request).collect()
+}
+
+fn golden_commands_of_version_5() -> Vec<Command> {
+    use ControlRequest as R;
+    let volumes = vec![name("vm-1"), name("vm-2")];
+    let requests = [
+        R::SnapshotGroupCreate { name: name("nightly"), volumes, taken_at: 1_800_000_000 },
+        R::SnapshotGroupDelete { name: name("nightly") },
+        R::PoolCreate { name: name("fast"), replicas: 3, min_size: None, over_commit: Some(OverCommit(250)) },
+        R::PoolSet { name: name("fast"), over_commit: None },
+        R::VolumeCreate { name: name("vm-1"), size: 10 << 30, pool: None, provision: Provision::Lazy },
+        R::VolumeSet { name: name("vm-1"), provision: Provision::Lazy },
+        R::VolumeShrink { name: name("vm-1"), size: 5 << 30, gateway: "gw".into() },
+        R::SnapshotCreate { volume: name("vm-1"), name: name("before"), taken_at: 1_800_000_000, thin: true },
+    ];
+    let verdict = Verdict { volume: VolumeId(300), since: Revision(400), is_kept: true };
+    requests.into_iter().map(Command::Request).chain([Command::ReserveJudged(verdict)]).collect()
+}
+
+fn golden_commands_until_version_4() -> Vec<Command> {
+    golden_commands_until_version_3().into_iter().chain(golden_commands_of_version_4()).collect()
 }
 
 fn golden_commands_until_version_3() -> Vec<Command> {

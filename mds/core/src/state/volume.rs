@@ -193,8 +193,9 @@ impl ClusterState {
         let layers = self.layers_in_use(&self.volumes[&volume]);
         let record = self.volumes.get_mut(&volume).expect("the caller looked it up");
         assert!(record.clones.is_empty(), "O2: nobody stands on {volume}");
-        record.snapshots.clear();
+        let snapshots = std::mem::take(&mut record.snapshots);
         record.retiring.extend(layers);
+        self.leave_groups(volume, snapshots.values());
         self.raise_floor(volume, |floor| floor.closed = true);
         self.forget_merges(volume);
         self.unreserve(volume);

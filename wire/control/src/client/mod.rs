@@ -142,6 +142,8 @@ fn is_repeatable(request: &ControlRequest) -> bool {
         | R::VolumeShow { .. }
         | R::SnapshotList { .. }
         | R::SnapshotShow { .. }
+        | R::SnapshotGroupList
+        | R::SnapshotGroupShow { .. }
         | R::AttachmentList { .. }
         | R::ViewSince { .. }
         | R::ServiceStatus
@@ -170,6 +172,8 @@ fn is_repeatable(request: &ControlRequest) -> bool {
         | R::VolumeDelete { .. }
         | R::SnapshotCreate { .. }
         | R::SnapshotDelete { .. }
+        | R::SnapshotGroupCreate { .. }
+        | R::SnapshotGroupDelete { .. }
         | R::VolumeRevert { .. }
         | R::VolumeClone { .. }
         | R::Attach { .. }

@@ -5,6 +5,7 @@ mod perf;
 mod reply;
 mod request;
 mod scrub;
+mod snapshot;
 mod space;
 mod view;
 
@@ -27,6 +28,10 @@ pub enum ProtoError {
 
 fn name(field: &'static str, text: &str) -> Result<Name, ProtoError> {
     Name::new(text).map_err(|source| ProtoError::Name { field, source })
+}
+
+fn names(field: &'static str, texts: &[String]) -> Result<Vec<Name>, ProtoError> {
+    texts.iter().map(|text| name(field, text)).collect()
 }
 
 fn disk_name(field: &'static str, text: &str) -> Result<DiskName, ProtoError> {

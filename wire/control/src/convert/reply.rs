@@ -7,11 +7,11 @@ use super::{
 use crate::proto;
 use crate::proto::control_reply::Reply as Kind;
 use ashlar_types::control::{
-    AttachGrant, AttachmentInfo, BaseLayer, ControlError, ControlReply, OriginInfo, ServiceStatus, SnapshotInfo,
-    SnapshotState, VolumeInfo, VolumeState,
+    AttachGrant, AttachmentInfo, BaseLayer, ControlError, ControlReply, OriginInfo, ServiceStatus, VolumeInfo,
+    VolumeState,
 };
 use ashlar_types::{
-    AttachmentId, Generation, LayerId, MdsId, OsdId, PoolId, Revision, SessionId, SnapshotId, StackRevision, VolumeId,
+    AttachmentId, Generation, LayerId, MdsId, OsdId, PoolId, Revision, SessionId, StackRevision, VolumeId,
 };
 
 impl From<Result<ControlReply, ControlError>> for proto::ControlAnswer {
@@ -51,6 +51,10 @@ impl From<ControlReply> for proto::ControlReply {
             R::Snapshots(snapshots) => {
                 Kind::Snapshots(proto::Snapshots { snapshots: snapshots.into_iter().map(Into::into).collect() })
             }
+            R::SnapshotGroup(group) => Kind::SnapshotGroup(group.into()),
+            R::SnapshotGroups(groups) => {
+                Kind::SnapshotGroups(proto::SnapshotGroups { groups: groups.into_iter().map(Into::into).collect() })
+            }
             R::Attachment(attachment) => Kind::Attachment(attachment.into()),
             R::Attachments(attachments) => {
                 Kind::Attachments(proto::Attachments { attachments: attachments.into_iter().map(Into::into).collect() })
@@ -84,6 +88,8 @@ impl TryFrom<proto::ControlReply> for ControlReply {
             Kind::Volumes(volumes) => R::Volumes(each(volumes.volumes)?),
             Kind::Snapshot(snapshot) => R::Snapshot(snapshot.try_into()?),
             Kind::Snapshots(snapshots) => R::Snapshots(each(snapshots.snapshots)?),
+            Kind::SnapshotGroup(group) => R::SnapshotGroup(group.try_into()?),
+            Kind::SnapshotGroups(groups) => R::SnapshotGroups(each(groups.groups)?),
             Kind::Attachment(attachment) => R::Attachment(attachment.try_into()?),
             Kind::Attachments(attachments) => R::Attachments(each(attachments.attachments)?),
             Kind::Opened(grant) => R::Opened(grant.try_into()?),
@@ -214,46 +220,6 @@ impl From<BaseLayer> for proto::BaseLayer {
 impl From<proto::BaseLayer> for BaseLayer {
     fn from(base: proto::BaseLayer) -> Self {
         BaseLayer { volume: VolumeId(base.volume), layer: LayerId(base.layer), size: base.size }
-    }
-}
-
-impl From<SnapshotInfo> for proto::SnapshotInfo {
-    fn from(s: SnapshotInfo) -> Self {
-        let state = match s.state {
-            SnapshotState::Creating => proto::SnapshotState::Creating,
-            SnapshotState::Available => proto::SnapshotState::Available,
-        };
-        proto::SnapshotInfo {
-            id: s.id.0,
-            name: s.name.into(),
-            volume: s.volume.0,
-            volume_name: s.volume_name.into(),
-            size: s.size,
-            taken_at: s.taken_at,
-            state: state.into(),
-            layers: s.layers.into_iter().map(|l| l.0).collect(),
-        }
-    }
-}
-
-impl TryFrom<proto::SnapshotInfo> for SnapshotInfo {
-    type Error = ProtoError;
-    fn try_from(s: proto::SnapshotInfo) -> Result<Self, ProtoError> {
-        let state = match s.state() {
-            proto::SnapshotState::Unspecified => return Err(ProtoError::Missing("SnapshotInfo.state")),
-            proto::SnapshotState::Creating => SnapshotState::Creating,
-            proto::SnapshotState::Available => SnapshotState::Available,
-        };
-        Ok(SnapshotInfo {
-            id: SnapshotId(s.id),
-            name: name("SnapshotInfo.name", &s.name)?,
-            volume: VolumeId(s.volume),
-            volume_name: name("SnapshotInfo.volume_name", &s.volume_name)?,
-            size: s.size,
-            taken_at: s.taken_at,
-            state,
-            layers: s.layers.into_iter().map(LayerId).collect(),
-        })
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::perf::{stages_from_proto, stages_to_proto};
 use super::space::provision;
-use super::{ProtoError, byte, disk_name, name, pg_from_proto, pg_required, pg_to_proto, required};
+use super::{ProtoError, byte, disk_name, name, names, pg_from_proto, pg_required, pg_to_proto, required};
 use crate::proto;
 use crate::proto::control_request::Request as Kind;
 use ashlar_types::control::{AttachMode, ControlRequest, OsdHeartbeat, OsdUsage, OverCommit, PgChange};
@@ -76,6 +76,18 @@ impl From<ControlRequest> for proto::ControlRequest {
             }
             R::MergeDone { merge, pgs } => {
                 Kind::MergeDone(proto::MergeDone { merge, pgs: pgs.into_iter().map(pg_to_proto).collect() })
+            }
+            R::SnapshotGroupCreate { name, volumes, taken_at } => {
+                Kind::SnapshotGroupCreate(proto::SnapshotGroupCreate {
+                    name: name.into(),
+                    volumes: volumes.into_iter().map(Into::into).collect(),
+                    taken_at,
+                })
+            }
+            R::SnapshotGroupList => Kind::SnapshotGroupList(proto::SnapshotGroupList {}),
+            R::SnapshotGroupShow { name } => Kind::SnapshotGroupShow(proto::SnapshotGroupShow { name: name.into() }),
+            R::SnapshotGroupDelete { name } => {
+                Kind::SnapshotGroupDelete(proto::SnapshotGroupDelete { name: name.into() })
             }
             R::AttachmentList { gateway } => Kind::AttachmentList(proto::AttachmentList { gateway }),
             R::RegisterGateway { gateway, boot, nbd_address, nbd_socket } => {
@@ -168,7 +180,7 @@ impl TryFrom<proto::ControlRequest> for ControlRequest {
             },
             Kind::VolumeClone(r) => R::VolumeClone {
                 source: disk_name("VolumeClone.source", &r.source)?,
-                names: r.names.iter().map(|n| name("VolumeClone.names", n)).collect::<Result<_, _>>()?,
+                names: names("VolumeClone.names", &r.names)?,
                 pool: r.pool.map(|p| name("VolumeClone.pool", &p)).transpose()?,
             },
             Kind::VolumeExtend(r) => R::VolumeExtend { name: name("VolumeExtend.name", &r.name)?, size: r.size },
@@ -193,6 +205,14 @@ impl TryFrom<proto::ControlRequest> for ControlRequest {
                 name: name("SnapshotDelete.name", &r.name)?,
             },
             Kind::MergeDone(r) => R::MergeDone { merge: r.merge, pgs: r.pgs.into_iter().map(pg_from_proto).collect() },
+            Kind::SnapshotGroupCreate(r) => R::SnapshotGroupCreate {
+                name: name("SnapshotGroupCreate.name", &r.name)?,
+                volumes: names("SnapshotGroupCreate.volumes", &r.volumes)?,
+                taken_at: r.taken_at,
+            },
+            Kind::SnapshotGroupList(_) => R::SnapshotGroupList,
+            Kind::SnapshotGroupShow(r) => R::SnapshotGroupShow { name: name("SnapshotGroupShow.name", &r.name)? },
+            Kind::SnapshotGroupDelete(r) => R::SnapshotGroupDelete { name: name("SnapshotGroupDelete.name", &r.name)? },
             Kind::AttachmentList(r) => R::AttachmentList { gateway: r.gateway },
             Kind::RegisterGateway(r) => R::RegisterGateway {
                 gateway: r.gateway,

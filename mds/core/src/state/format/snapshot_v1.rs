@@ -1,6 +1,7 @@
 //! The state in version 1, as it was: each volume with the list of its layers, of which there was one. Frozen, as command_v2.rs is.
 
 use crate::state::attachment::{AttachmentRecord, GatewayRecord};
+use crate::state::group::Groups;
 use crate::state::layer::LayerRecord;
 use crate::state::merge::Merges;
 use crate::state::osd::OsdRecord;
@@ -97,6 +98,7 @@ pub(super) fn upgrade(old: StateV1) -> Option<ClusterState> {
         scrubs: old.scrubs,
         merges: Merges::default(),
         reserves: Reserves::default(),
+        groups: Groups::default(),
     })
 }
 

@@ -1,6 +1,7 @@
 //! The state in version 2, as it was: no volume a clone, and nothing merged. Frozen, as command_v2.rs is.
 
 use crate::state::attachment::{AttachmentRecord, GatewayRecord};
+use crate::state::group::Groups;
 use crate::state::layer::LayerRecord;
 use crate::state::merge::Merges;
 use crate::state::osd::OsdRecord;
@@ -66,6 +67,7 @@ impl From<StateV2> for ClusterState {
             scrubs: old.scrubs,
             merges: Merges::default(),
             reserves: Reserves::default(),
+            groups: Groups::default(),
         }
     }
 }
