@@ -256,7 +256,8 @@ pub struct OsdHeartbeat {
     pub boot: BootId,
     /// Processes whose connections broke or who don't answer: starts detection, proves nothing.
     pub suspects: Vec<(OsdId, BootId)>,
-    pub usage: OsdUsage,
+    /// In a box, since it would make every request larger.
+    pub usage: Box<OsdUsage>,
     /// Of the view that `usage` is by.
     pub view: Revision,
     /// Blocks of layers that have changed since they were last told to this leader; 0 of one that is gone. Seldom more often than each second.

@@ -335,7 +335,7 @@ impl World {
         let o = self.osds.get_mut(&osd).expect("it was made");
         let suspects = o.suspects.iter().map(|(osd, boot)| (*osd, *boot)).collect();
         let SpaceNews { view, usage, layers } = o.machine.as_mut().map(|m| m.space_news()).unwrap_or_default();
-        let perf = PerfReport::new();
+        let (usage, perf) = (Box::new(usage), PerfReport::new());
         let heartbeat = OsdHeartbeat { osd, boot: o.boot, suspects, usage, view, layers, perf };
         let request = ControlRequest::OsdHeartbeat(heartbeat);
         self.call(ProcId::Osd(osd), Purpose::Heartbeat, request);

@@ -98,7 +98,7 @@ async fn compare_all(
             comparison.add_from(extents);
         }
         if from_known >= from_end {
-            comparison.from_has_no_more();
+            comparison.end_of_from();
         }
         while let Some(changed) = comparison.next_changed() {
             if !sheet.add(changed).map_err(unwritten)? {

@@ -85,7 +85,7 @@ impl Disk {
     fn zero(&mut self, nbd: &mut Nbd, command: u16, at: u64, len: u64) {
         nbd.send(command, 0, at, len as u32, &[]).expect("connected");
         assert_eq!(nbd.receive().expect("connected").1, 0);
-        let is_aligned = at % BLOCK == 0 && len % BLOCK == 0;
+        let is_aligned = at.is_multiple_of(BLOCK) && len.is_multiple_of(BLOCK);
         for block in (at / BLOCK) as usize..(at + len).div_ceil(BLOCK) as usize {
             let noted = self.layers.last().and_then(|top| top.get(&block).copied());
             let touched = match (self.is_zero(block), is_aligned) {

@@ -27,7 +27,7 @@ fn register(osd: u32, boot: u64) -> ControlRequest {
 }
 
 fn heartbeat(osd: u32, boot: u64, suspects: Vec<(OsdId, BootId)>) -> ControlRequest {
-    let usage = OsdUsage { total: 10, used: 3, ..OsdUsage::default() };
+    let usage = Box::new(OsdUsage { total: 10, used: 3, ..OsdUsage::default() });
     ControlRequest::OsdHeartbeat(OsdHeartbeat {
         osd: OsdId(osd),
         boot: BootId(boot),
@@ -243,7 +243,7 @@ fn tell(group: &mut Group, boot: u64, stages: &[(Stage, u64)]) {
         histogram
     };
     let perf = stages.iter().map(|(stage, count)| (*stage, histogram(*count))).collect();
-    let (osd, boot, usage) = (OsdId(1), BootId(boot), OsdUsage::default());
+    let (osd, boot, usage) = (OsdId(1), BootId(boot), Box::new(OsdUsage::default()));
     let heartbeat = OsdHeartbeat { osd, boot, suspects: vec![], usage, view: Revision(0), layers: vec![], perf };
     group.request(ControlRequest::OsdHeartbeat(heartbeat)).expect("its process is the present one");
 }

@@ -198,7 +198,7 @@ async fn an_osd_whose_heartbeats_break_off_goes_down_soon() {
     client.request(create_osd()).await.expect("made");
     let mut heartbeats = client.heartbeats();
     let heartbeat = || {
-        let (usage, perf) = (OsdUsage::default(), PerfReport::new());
+        let (usage, perf) = (Box::new(OsdUsage::default()), PerfReport::new());
         OsdHeartbeat {
             osd: OsdId(1),
             boot: BootId(11),

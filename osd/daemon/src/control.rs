@@ -285,6 +285,7 @@ impl Control {
         let suspects = self.suspects().iter().map(|(osd, boot)| (*osd, *boot)).collect();
         let Identity { osd, boot, .. } = self.identity;
         let (SpaceNews { view, usage, layers }, perf) = (self.space().take(), self.perf().take());
+        let usage = Box::new(usage);
         let heartbeat = OsdHeartbeat { osd, boot, suspects, usage, view, layers, perf };
         let sent = stream.send(heartbeat).await;
         if sent.is_err() {

@@ -166,7 +166,7 @@ fn requests_come_back_the_same() {
     use ControlRequest as R;
     let gateway = || "g".to_owned();
     let osd = OsdId(7);
-    let usage = OsdUsage {
+    let usage = Box::new(OsdUsage {
         total: 1,
         used: 2,
         repaired_blocks: 3,
@@ -176,7 +176,7 @@ fn requests_come_back_the_same() {
         fixed: 7,
         index: 8,
         data: 9,
-    };
+    });
     let suspects = vec![(OsdId(1), BOOT), (OsdId(2), BootId(1))];
     let mut requests = vec![
         R::PoolCreate { name: name("p"), replicas: 3, min_size: None, over_commit: None },
@@ -219,7 +219,7 @@ fn requests_come_back_the_same() {
             osd,
             boot: BOOT,
             suspects: suspects.clone(),
-            usage,
+            usage: usage.clone(),
             view: Revision(7),
             layers: vec![(LayerId(5), 6), (LayerId(u64::MAX), 0)],
             perf: perf(),

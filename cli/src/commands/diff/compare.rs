@@ -91,7 +91,7 @@ impl<'a> Comparison<'a> {
     }
 
     /// What `to` has beyond is compared with nothing.
-    pub fn from_has_no_more(&mut self) {
+    pub fn end_of_from(&mut self) {
         self.from_has_more = false;
     }
 
@@ -158,14 +158,14 @@ mod tests {
         let mut comparison = Comparison::new(sides);
         let mut changed = Vec::new();
         if from.is_empty() {
-            comparison.from_has_no_more();
+            comparison.end_of_from();
         }
         for extent in to {
             comparison.add_to(vec![*extent]);
             changed.extend(std::iter::from_fn(|| comparison.next_changed()));
         }
         from.iter().for_each(|extent| comparison.add_from(vec![*extent]));
-        comparison.from_has_no_more();
+        comparison.end_of_from();
         changed.extend(std::iter::from_fn(|| comparison.next_changed()));
         changed.extend(comparison.last());
         changed.into_iter().map(|c| (c.offset, c.len, c.kind)).collect()

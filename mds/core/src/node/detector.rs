@@ -53,7 +53,7 @@ impl Detector {
         let heard = self.entry(osd, boot);
         heard.at = now;
         heard.suspected = None;
-        heard.usage = Some(heartbeat.usage);
+        heard.usage = Some(*heartbeat.usage);
         heard.view = heartbeat.view;
         for (layer, blocks) in heartbeat.layers {
             match blocks {
