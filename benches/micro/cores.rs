@@ -144,7 +144,7 @@ fn view() -> ClusterView {
         (pg, PgConfig { pg, epoch: Epoch(1), members, in_sync, primary: Some(primary), primary_boot, min_size: 2 })
     };
     let name = Name::new("pool").expect("a good name");
-    let pool = PoolInfo { id: POOL, name, replicas: 3, min_size: 2, pg_count: PGS };
+    let pool = PoolInfo { id: POOL, name, replicas: 3, min_size: 2, pg_count: PGS, bin_retention: 0 };
     ClusterView {
         cluster: CLUSTER,
         revision: Revision(1),

@@ -224,7 +224,7 @@ mod tests {
             view.osds.insert(OsdId(id), info);
         }
         let name = Name::new("default").expect("a name");
-        let pool = PoolInfo { id: PoolId(1), name, replicas: 3, min_size: 2, pg_count: 1 };
+        let pool = PoolInfo { id: PoolId(1), name, replicas: 3, min_size: 2, pg_count: 1, bin_retention: 0 };
         view.pools.insert(PoolId(1), pool);
         let pg = PgId { pool: PoolId(1), index: 0 };
         let config = PgConfig {

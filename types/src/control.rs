@@ -32,7 +32,7 @@ pub enum ControlRequest {
     VolumeShow {
         name: Name,
     },
-    /// Refused while it has snapshots, unless they are to go with it.
+    /// For good, whatever its pool says. Refused while it has snapshots, unless they are to go with it.
     VolumeDelete {
         name: Name,
         with_snapshots: bool,
@@ -194,9 +194,35 @@ pub enum ControlRequest {
     SnapshotGroupShow {
         name: Name,
     },
-    /// Deletes the snapshots that are left of it; refused whole while one of them is attached.
+    /// Deletes the snapshots that are left of it; refused whole while one of them is attached. Those of volumes in the bin stay there.
     SnapshotGroupDelete {
         name: Name,
+    },
+    PoolSet {
+        name: Name,
+        /// Seconds; 0: deleted volumes are not kept.
+        bin_retention: u64,
+    },
+    /// Deletes a volume so that it can be brought back, with its snapshots: for so many seconds, or as long as its pool says. Where that is
+    /// nothing it is deleted as by `VolumeDelete`, and answered so; else by [`ControlReply::Bin`]. Refused while it is attached.
+    VolumeToBin {
+        name: Name,
+        /// Where it is deleted for good.
+        with_snapshots: bool,
+        retention: Option<u64>,
+        /// Seconds since 1970; the leader replaces it by its own clock.
+        at: u64,
+    },
+    /// Read: the volumes in the bin.
+    BinList,
+    /// Brings a volume back, under the name that it had or another one. Answered by [`ControlReply::Volume`].
+    BinRestore {
+        volume: VolumeId,
+        name: Option<Name>,
+    },
+    /// Deletes a volume in the bin as `VolumeDelete` would, with its snapshots.
+    BinPurge {
+        volume: VolumeId,
     },
 }
 
@@ -257,6 +283,7 @@ pub enum ControlReply {
     Snapshots(Vec<SnapshotInfo>),
     SnapshotGroup(SnapshotGroupInfo),
     SnapshotGroups(Vec<SnapshotGroupInfo>),
+    Bin(Vec<BinInfo>),
     Attachment(AttachmentInfo),
     Attachments(Vec<AttachmentInfo>),
     Opened(AttachGrant),
@@ -285,6 +312,9 @@ pub struct ServiceStatus {
     pub usage: Vec<(OsdId, OsdUsage)>,
     /// Deleted volumes that are in no list and kept for the clones that stand on them, as far as this node has applied.
     pub volumes_kept: u64,
+    /// Volumes in the bin, and their sizes together, as far as this node has applied.
+    pub volumes_in_bin: u64,
+    pub bin_bytes: u64,
 }
 
 /// Why the metadata service refused. The texts are for people and name what to do.
@@ -343,9 +373,9 @@ pub struct VolumeInfo {
 pub struct OriginInfo {
     pub base: BaseLayer,
     pub volume_name: Name,
-    /// `None` when the snapshot was deleted.
+    /// `None` when the snapshot was deleted, or is in the bin.
     pub snapshot: Option<Name>,
-    /// Whether the volume was deleted: it is kept, in no list, while clones stand on it.
+    /// Whether the volume was deleted: it is in no list, and kept while clones stand on it or it is in the bin.
     pub deleted: bool,
 }
 
@@ -383,6 +413,25 @@ pub struct SnapshotGroupInfo {
     pub state: SnapshotState,
     /// Those that are left, by volume.
     pub snapshots: Vec<SnapshotInfo>,
+    /// So many more are of volumes in the bin.
+    pub in_bin: u64,
+}
+
+/// A volume that was deleted and can be brought back.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BinInfo {
+    pub id: VolumeId,
+    /// That it had; others may have it by now.
+    pub name: Name,
+    /// Bytes.
+    pub size: u64,
+    pub pool_name: Name,
+    /// Seconds since 1970.
+    pub deleted_at: u64,
+    pub expires_at: u64,
+    pub snapshots: u64,
+    /// Volumes that were cloned from its snapshots.
+    pub clones: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

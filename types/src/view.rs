@@ -101,6 +101,8 @@ pub struct PoolInfo {
     /// Writes need this many in-sync members (R12).
     pub min_size: u8,
     pub pg_count: u32,
+    /// Seconds for which its volumes are kept when they are deleted; 0: not at all.
+    pub bin_retention: u64,
 }
 
 /// The configuration of a PG. Changed only by a compare-and-set on `epoch` in the metadata service (R2).

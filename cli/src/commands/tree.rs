@@ -340,7 +340,7 @@ mod tests {
         let (pool, pg_count) = (PoolId(1), 32);
         let pgs = (3..pg_count).map(|index| PgId { pool, index }).collect();
         let merge = Merge { id: 1, volume: VolumeId(1), from: LayerId(1), into: LayerId(2), pgs };
-        let info = PoolInfo { id: pool, name: name("p"), replicas: 3, min_size: 2, pg_count };
+        let info = PoolInfo { id: pool, name: name("p"), replicas: 3, min_size: 2, pg_count, bin_retention: 0 };
         let pools = BTreeMap::from([(pool, info)]);
         let facts =
             Facts { view: ClusterView { merges: vec![merge], pools, ..ClusterView::default() }, ..Facts::default() };

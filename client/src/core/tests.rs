@@ -67,7 +67,7 @@ fn view(revision: u64, pg_count: u32, epoch: u32, primary: Option<u32>) -> Clust
         (pg, config)
     });
     let name = Name::new("pool").expect("a good name");
-    let pool = PoolInfo { id: POOL, name, replicas: 3, min_size: 2, pg_count };
+    let pool = PoolInfo { id: POOL, name, replicas: 3, min_size: 2, pg_count, bin_retention: 0 };
     ClusterView {
         cluster: ClusterId(99),
         revision: Revision(revision),

@@ -78,7 +78,7 @@ impl FakeMds {
             (pg, PgConfig { pg, epoch, members, in_sync, primary, primary_boot, min_size: 1 })
         });
         let pool_name = Name::new("pool").expect("a good name");
-        let pool = PoolInfo { id: POOL, name: pool_name, replicas: 3, min_size: 1, pg_count: 8 };
+        let pool = PoolInfo { id: POOL, name: pool_name, replicas: 3, min_size: 1, pg_count: 8, bin_retention: 0 };
         let view = ClusterView {
             cluster: CLUSTER,
             revision: Revision(revision),

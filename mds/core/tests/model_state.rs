@@ -49,6 +49,10 @@ impl Digits {
         DiskName { volume, snapshot }
     }
 
+    fn volume(&mut self) -> VolumeId {
+        VolumeId(1 + self.next(8))
+    }
+
     fn gateway(&mut self) -> String {
         ["g1", "g2"][self.next(2) as usize].to_owned()
     }
@@ -74,7 +78,7 @@ fn target(d: &mut Digits) -> ScrubTarget {
 fn command(number: u64, view: &ClusterView) -> Command {
     use ControlRequest as R;
     let mut d = Digits(number);
-    let request = match d.next(42) {
+    let request = match d.next(48) {
         21 => R::ScrubStart { target: target(&mut d), deep: d.next(2) == 0 },
         22 => R::ScrubCancel { target: target(&mut d) },
         23 => {
@@ -110,6 +114,17 @@ fn command(number: u64, view: &ClusterView) -> Command {
             R::SnapshotGroupCreate { name: d.snapshot(), volumes, taken_at: d.next(3) }
         }
         41 => R::SnapshotGroupDelete { name: d.snapshot() },
+        42..44 => {
+            let retention = (d.next(2) == 0).then(|| d.next(3));
+            R::VolumeToBin { name: d.name(), with_snapshots: d.next(2) == 0, retention, at: d.next(5) }
+        }
+        44 => R::BinRestore { volume: d.volume(), name: (d.next(2) == 0).then(|| d.name()) },
+        45 => R::BinPurge { volume: d.volume() },
+        46 => {
+            let volumes = (0..d.next(3)).map(|_| d.volume()).collect();
+            return Command::BinExpire { volumes, now: d.next(8) };
+        }
+        47 => R::PoolSet { name: d.name(), bin_retention: d.next(3) },
         26 | 27 => R::VolumeRevert { volume: d.name(), snapshot: d.snapshot(), force: d.next(2) == 0 },
         28..=31 => {
             let snapshot = (d.next(8) > 0).then(|| d.snapshot());
@@ -301,6 +316,10 @@ fn delete_everything(state: &mut ClusterState) {
         let gateway = Some(attachment.gateway);
         apply(ControlRequest::Detach { name: attachment.name, gateway }).expect("attached");
     }
+    let ControlReply::Bin(binned) = apply(ControlRequest::BinList).expect("read") else { panic!("a list") };
+    for volume in binned {
+        apply(ControlRequest::BinPurge { volume: volume.id }).expect("in the bin");
+    }
     let ControlReply::Volumes(volumes) = apply(ControlRequest::VolumeList).expect("read") else { panic!("a list") };
     for volume in volumes {
         apply(ControlRequest::VolumeDelete { name: volume.name, with_snapshots: true }).expect("nobody has it");
@@ -363,6 +382,6 @@ proptest! {
         let decoded = ClusterState::decode(&state.encode());
         prop_assert_eq!(decoded.as_ref(), Ok(&state));
         delete_everything(&mut state);
-        prop_assert!(volumes(&state).is_empty() && state.volumes_kept() == 0, "nothing is kept for nobody");
+        prop_assert!(volumes(&state).is_empty() && state.volumes_kept() == 0 && state.bin_usage() == (0, 0), "nothing is kept for nobody");
     }
 }

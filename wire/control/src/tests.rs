@@ -44,7 +44,7 @@ fn floor() -> Floor {
 }
 
 fn view() -> ClusterView {
-    let pool = PoolInfo { id: PoolId(3), name: name("p"), replicas: 3, min_size: 2, pg_count: 32 };
+    let pool = PoolInfo { id: PoolId(3), name: name("p"), replicas: 3, min_size: 2, pg_count: 32, bin_retention: 3600 };
     let osd =
         OsdInfo { id: OsdId(1), boot: BOOT, up: true, address: "h:1".into(), host: "h".into(), capacity: u64::MAX };
     let config = |primary| PgConfig {
@@ -130,7 +130,20 @@ fn snapshot(state: SnapshotState) -> SnapshotInfo {
 }
 
 fn group(state: SnapshotState) -> SnapshotGroupInfo {
-    SnapshotGroupInfo { name: name("g"), taken_at: 1_800_000_000, state, snapshots: vec![snapshot(state)] }
+    SnapshotGroupInfo { name: name("g"), taken_at: 1_800_000_000, state, snapshots: vec![snapshot(state)], in_bin: 2 }
+}
+
+fn binned() -> BinInfo {
+    BinInfo {
+        id: VolumeId(7),
+        name: name("v"),
+        size: 1 << 54,
+        pool_name: name("p"),
+        deleted_at: 1_800_000_000,
+        expires_at: u64::MAX,
+        snapshots: 3,
+        clones: 4,
+    }
 }
 
 fn origin(snapshot: Option<Name>) -> OriginInfo {
@@ -194,6 +207,13 @@ fn requests_come_back_the_same() {
         R::SnapshotGroupList,
         R::SnapshotGroupShow { name: name("g") },
         R::SnapshotGroupDelete { name: name("g") },
+        R::PoolSet { name: name("p"), bin_retention: u64::MAX },
+        R::VolumeToBin { name: name("v"), with_snapshots: true, retention: None, at: u64::MAX },
+        R::VolumeToBin { name: name("v"), with_snapshots: false, retention: Some(0), at: 0 },
+        R::BinList,
+        R::BinRestore { volume: VolumeId(7), name: None },
+        R::BinRestore { volume: VolumeId(u64::MAX), name: Some(name("w")) },
+        R::BinPurge { volume: VolumeId(7) },
         R::AttachmentList { gateway: None },
         R::AttachmentList { gateway: Some(String::new()) },
         R::RegisterGateway { gateway: gateway(), boot: BOOT, nbd_address: "a".into(), nbd_socket: "s".into() },
@@ -263,6 +283,8 @@ fn answers_come_back_the_same() {
         Ok(R::Snapshots(vec![snapshot(SnapshotState::Available)])),
         Ok(R::SnapshotGroup(group(SnapshotState::Creating))),
         Ok(R::SnapshotGroups(vec![group(SnapshotState::Available), group(SnapshotState::Creating)])),
+        Ok(R::Bin(vec![])),
+        Ok(R::Bin(vec![binned()])),
         Ok(R::Attachment(attachment())),
         Ok(R::Attachments(vec![attachment(), attachment()])),
         Ok(R::Volumes(vec![of_deleted, no_clone])),
@@ -275,6 +297,8 @@ fn answers_come_back_the_same() {
             address: text(),
             usage: vec![(OsdId(1), OsdUsage { total: 4, used: 3, repaired_blocks: 2, lost_blocks: 1 })],
             volumes_kept: 5,
+            volumes_in_bin: 6,
+            bin_bytes: u64::MAX,
         })),
         Ok(R::Scrub { number: 3, pgs: vec![PG] }),
         Ok(R::Perf(vec![])),
@@ -320,6 +344,8 @@ fn what_is_wrong_is_refused_by_field() {
     let create = proto::SnapshotGroupCreate { name: "g".into(), volumes: vec!["v@s".into()], taken_at: 0 };
     let create = request(Kind::SnapshotGroupCreate(create));
     assert!(matches!(create, Err(ProtoError::Name { field: "SnapshotGroupCreate.volumes", .. })));
+    let restore = request(Kind::BinRestore(proto::BinRestore { volume: 1, name: Some("v@s".into()) }));
+    assert!(matches!(restore, Err(ProtoError::Name { field: "BinRestore.name", .. })));
     let clone = proto::VolumeClone { source: "v@s".into(), names: vec!["a".into(), "b c".into()], pool: None };
     let clone = request(Kind::VolumeClone(clone));
     assert!(matches!(clone, Err(ProtoError::Name { field: "VolumeClone.names", .. })));

@@ -84,12 +84,21 @@ impl MetadataNode {
         if self.requests.len() >= REQUESTS_MAX {
             return self.reply(id, Err(ControlError::Busy), actions);
         }
+        let request = self.stamped(request);
         let deadline = now + self.config.request_timeout;
         if self.state.query(&request).is_some() {
             self.requests.new_reads.push(Read { id, request, deadline });
         } else {
             self.propose(id, request, deadline, actions);
         }
+    }
+
+    /// When something was put into the bin is said by the clock that says when its time is over.
+    fn stamped(&self, mut request: ControlRequest) -> ControlRequest {
+        if let (ControlRequest::VolumeToBin { at, .. }, Some(unix)) = (&mut request, self.wall.unix) {
+            *at = unix;
+        }
+        request
     }
 
     fn propose(&mut self, id: u64, request: ControlRequest, deadline: Tick, actions: &mut Vec<NodeAction>) {
@@ -114,12 +123,15 @@ impl MetadataNode {
 
     /// What only a leader knows. It may have lost the lead without having heard of it; the answer is for people.
     fn status(&self) -> ServiceStatus {
+        let (volumes_in_bin, bin_bytes) = self.state.bin_usage();
         let address = self.config.peers.get(&self.config.id).cloned().unwrap_or_default();
         ServiceStatus {
             leader: self.config.id,
             address,
             usage: self.osd_usage().collect(),
             volumes_kept: self.state.volumes_kept(),
+            volumes_in_bin,
+            bin_bytes,
         }
     }
 

@@ -86,12 +86,13 @@ impl ClusterState {
 
     pub(super) fn origin_info(&self, base: BaseLayer) -> OriginInfo {
         let volume = self.volumes.get(&base.volume).expect("O1: an origin exists");
-        let snapshot = volume.snapshots.values().find(|snapshot| snapshot.layer == base.layer);
+        let named = volume.snapshots.values().filter(|_| volume.is_listed());
+        let snapshot = named.into_iter().find(|snapshot| snapshot.layer == base.layer);
         OriginInfo {
             base,
             volume_name: volume.name.clone(),
             snapshot: snapshot.map(|snapshot| snapshot.name.clone()),
-            deleted: volume.hidden,
+            deleted: !volume.is_listed(),
         }
     }
 
@@ -126,7 +127,11 @@ impl ClusterState {
         // and deleting is never refused for it.
         let top = self.add_layer(volume, None);
         let record = self.volumes.get_mut(&volume).expect("the caller looked it up");
-        self.volume_names.remove(&record.name);
+        // One in the bin has no name any more; it may be another's.
+        if record.is_listed() {
+            self.volume_names.remove(&record.name);
+        }
+        record.bin = None;
         record.hidden = true;
         let snapshots = std::mem::take(&mut record.snapshots);
         record.top = top;

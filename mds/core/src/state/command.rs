@@ -1,7 +1,7 @@
 //! The commands of the Raft log.
 
 use ashlar_types::control::ControlRequest;
-use ashlar_types::{BootId, Epoch, OsdId, PgId};
+use ashlar_types::{BootId, Epoch, OsdId, PgId, VolumeId};
 use serde::{Deserialize, Serialize};
 
 /// An entry of the Raft log. Its bytes: [`Command::encode`] in format.rs.
@@ -17,4 +17,6 @@ pub enum Command {
     /// The cluster has been quiet: these PGs get the primary that placement meant them to have. Each only if its epoch is
     /// still this one.
     Rebalance { pgs: Vec<(PgId, Epoch)> },
+    /// The leader's clock says that it is `now`, in seconds since 1970: these are purged, as far as they are in the bin and have expired.
+    BinExpire { volumes: Vec<VolumeId>, now: u64 },
 }

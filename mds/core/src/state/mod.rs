@@ -4,10 +4,11 @@
 //! S3: a handler checks everything before it changes anything, so a refusal leaves no trace.
 //! Every node applies the same commands in the same order and must reach the same state: no clock, no randomness, no
 //! unordered maps. PG rules: pg.rs. Placement: placement.rs. Volumes and fencing: volume.rs, attachment.rs, barrier.rs.
-//! Layers, snapshots and clones: layer.rs, snapshot.rs, group.rs, merge.rs, clone.rs. Scrubs: scrub.rs.
+//! The bin: bin.rs. Layers, snapshots and clones: layer.rs, snapshot.rs, group.rs, merge.rs, clone.rs. Scrubs: scrub.rs.
 
 mod attachment;
 mod barrier;
+mod bin;
 mod clone;
 mod command;
 mod format;
@@ -128,6 +129,7 @@ impl ClusterState {
             Command::OsdDown { osd, boot } => self.osd_down(osd, boot),
             Command::OsdUp { osd, boot } => self.osd_up(osd, boot),
             Command::Rebalance { pgs } => self.rebalance(&pgs),
+            Command::BinExpire { volumes, now } => self.bin_expire(&volumes, now),
         }
     }
 
@@ -142,6 +144,12 @@ impl ClusterState {
             R::SnapshotDelete { volume, name } => self.snapshot_delete(&volume, &name),
             R::SnapshotGroupCreate { name, volumes, taken_at } => self.snapshot_group_create(name, volumes, taken_at),
             R::SnapshotGroupDelete { name } => self.snapshot_group_delete(&name),
+            R::PoolSet { name, bin_retention } => self.pool_set(&name, bin_retention),
+            R::VolumeToBin { name, with_snapshots, retention, at } => {
+                self.volume_to_bin(&name, with_snapshots, retention, at)
+            }
+            R::BinRestore { volume, name } => self.bin_restore(volume, name),
+            R::BinPurge { volume } => self.bin_purge(volume),
             R::MergeDone { merge, pgs } => self.merge_done(merge, &pgs),
             R::VolumeRevert { volume, snapshot, force } => self.volume_revert(&volume, &snapshot, force),
             R::VolumeClone { source, names, pool } => self.volume_clone(&source, names, pool.as_ref()),
@@ -168,6 +176,7 @@ impl ClusterState {
             | R::SnapshotShow { .. }
             | R::SnapshotGroupList
             | R::SnapshotGroupShow { .. }
+            | R::BinList
             | R::SessionGrant { .. }
             | R::BaseGrant { .. }
             | R::AttachmentList { .. }
@@ -190,6 +199,7 @@ impl ClusterState {
             R::SnapshotShow { volume, name } => self.snapshot_show(volume, name),
             R::SnapshotGroupList => self.snapshot_group_list(),
             R::SnapshotGroupShow { name } => self.snapshot_group_show(name),
+            R::BinList => self.bin_list(),
             R::AttachmentList { gateway } => Ok(ControlReply::Attachments(self.attachment_list(gateway.as_deref()))),
             R::ViewSince { revision } => Ok(ControlReply::View(Box::new(self.view_since(*revision)))),
             R::SessionGrant { name, session } => self.session_grant(name, *session),

@@ -1,5 +1,6 @@
 //! Pools: made with all their PGs, each at epoch 1.
 
+use super::bin::check_retention;
 use super::{ClusterState, Outcome, PoolRecord, Revised, exists, invalid, placement};
 use ashlar_types::control::{ControlError, ControlReply};
 use ashlar_types::view::{OsdInfo, PgConfig, PoolInfo};
@@ -20,7 +21,7 @@ impl ClusterState {
         let pg_count = placement::pg_count(osds.len(), replicas);
         let existing = self.pgs.values().map(|p| &p.value);
         let (failure_domain, map) = placement::place(id, pg_count, replicas, &osds, existing);
-        let info = PoolInfo { id, name, replicas, min_size, pg_count };
+        let info = PoolInfo { id, name, replicas, min_size, pg_count, bin_retention: 0 };
 
         self.next.pool += 1;
         let modified = self.touch_view();
@@ -31,6 +32,16 @@ impl ClusterState {
         }
         self.pools.insert(id, Revised { modified, value: PoolRecord { info: info.clone(), failure_domain } });
         Ok(ControlReply::Pool(info))
+    }
+
+    pub(super) fn pool_set(&mut self, name: &Name, bin_retention: u64) -> Outcome {
+        let id = self.pool_for_volume(Some(name))?;
+        let bin_retention = check_retention(bin_retention)?;
+        let modified = self.touch_view();
+        let pool = self.pools.get_mut(&id).expect("looked up above");
+        pool.value.info.bin_retention = bin_retention;
+        pool.modified = modified;
+        Ok(ControlReply::Pool(pool.value.info.clone()))
     }
 
     /// The OSDs that a new pool may use: those that have started at least once. One that was only given an id has no disk yet.

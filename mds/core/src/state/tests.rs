@@ -6,6 +6,7 @@ use ashlar_types::scrub::{PgScrub, ScrubReport, ScrubTarget, ScrubWish};
 use ashlar_types::{AttachmentId, BootId, DiskName, Epoch, Generation, LayerId, StackRevision};
 
 mod attachments;
+mod bin;
 mod clones;
 mod groups;
 mod merges;
@@ -275,6 +276,8 @@ fn golden_bytes_of_a_snapshot() {
     cluster.group("nightly", &["x", "z"]).expect("taken");
     cluster.pass_barriers();
     cluster.group("hourly", &["y", "z"]).expect("taken");
+    cluster.set_retention("p", 7 * 86_400).expect("set");
+    cluster.put_in_bin("x", None).expect("nobody has it");
     let encoded: String = cluster.state.encode().iter().map(|b| format!("{b:02x}")).collect();
     assert_eq!(encoded, golden, "snapshots are not the golden one");
     assert_eq!(ClusterState::decode(&bytes_of(&golden)), Ok(cluster.state));
@@ -379,8 +382,15 @@ fn golden_commands_of_version_5() -> Vec<Command> {
     let requests = [
         R::SnapshotGroupCreate { name: name("nightly"), volumes, taken_at: 1_800_000_000 },
         R::SnapshotGroupDelete { name: name("nightly") },
+        R::PoolSet { name: name("fast"), bin_retention: 7 * 86_400 },
+        R::VolumeToBin { name: name("vm-1"), with_snapshots: true, retention: None, at: 1_800_000_000 },
+        R::VolumeToBin { name: name("vm-1"), with_snapshots: false, retention: Some(60), at: 1_800_000_000 },
+        R::BinRestore { volume: VolumeId(300), name: None },
+        R::BinRestore { volume: VolumeId(300), name: Some(name("vm-2")) },
+        R::BinPurge { volume: VolumeId(300) },
     ];
-    requests.into_iter().map(Command::Request).collect()
+    let expire = Command::BinExpire { volumes: vec![VolumeId(3), VolumeId(300)], now: 1_800_000_000 };
+    requests.into_iter().map(Command::Request).chain([expire]).collect()
 }
 
 fn golden_commands_until_version_4() -> Vec<Command> {

@@ -144,6 +144,8 @@ fn is_repeatable(request: &ControlRequest) -> bool {
         | R::SnapshotShow { .. }
         | R::SnapshotGroupList
         | R::SnapshotGroupShow { .. }
+        | R::BinList
+        | R::PoolSet { .. }
         | R::AttachmentList { .. }
         | R::ViewSince { .. }
         | R::ServiceStatus
@@ -170,6 +172,9 @@ fn is_repeatable(request: &ControlRequest) -> bool {
         | R::SnapshotDelete { .. }
         | R::SnapshotGroupCreate { .. }
         | R::SnapshotGroupDelete { .. }
+        | R::VolumeToBin { .. }
+        | R::BinRestore { .. }
+        | R::BinPurge { .. }
         | R::VolumeRevert { .. }
         | R::VolumeClone { .. }
         | R::Attach { .. }

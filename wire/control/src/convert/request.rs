@@ -73,6 +73,15 @@ impl From<ControlRequest> for proto::ControlRequest {
             R::SnapshotGroupDelete { name } => {
                 Kind::SnapshotGroupDelete(proto::SnapshotGroupDelete { name: name.into() })
             }
+            R::PoolSet { name, bin_retention } => Kind::PoolSet(proto::PoolSet { name: name.into(), bin_retention }),
+            R::VolumeToBin { name, with_snapshots, retention, at } => {
+                Kind::VolumeToBin(proto::VolumeToBin { name: name.into(), with_snapshots, retention, at })
+            }
+            R::BinList => Kind::BinList(proto::BinList {}),
+            R::BinRestore { volume, name } => {
+                Kind::BinRestore(proto::BinRestore { volume: volume.0, name: name.map(Into::into) })
+            }
+            R::BinPurge { volume } => Kind::BinPurge(proto::BinPurge { volume: volume.0 }),
             R::AttachmentList { gateway } => Kind::AttachmentList(proto::AttachmentList { gateway }),
             R::RegisterGateway { gateway, boot, nbd_address, nbd_socket } => {
                 Kind::RegisterGateway(proto::RegisterGateway { gateway, boot: boot.0, nbd_address, nbd_socket })
@@ -181,6 +190,19 @@ impl TryFrom<proto::ControlRequest> for ControlRequest {
             Kind::SnapshotGroupList(_) => R::SnapshotGroupList,
             Kind::SnapshotGroupShow(r) => R::SnapshotGroupShow { name: name("SnapshotGroupShow.name", &r.name)? },
             Kind::SnapshotGroupDelete(r) => R::SnapshotGroupDelete { name: name("SnapshotGroupDelete.name", &r.name)? },
+            Kind::PoolSet(r) => R::PoolSet { name: name("PoolSet.name", &r.name)?, bin_retention: r.bin_retention },
+            Kind::VolumeToBin(r) => R::VolumeToBin {
+                name: name("VolumeToBin.name", &r.name)?,
+                with_snapshots: r.with_snapshots,
+                retention: r.retention,
+                at: r.at,
+            },
+            Kind::BinList(_) => R::BinList,
+            Kind::BinRestore(r) => R::BinRestore {
+                volume: VolumeId(r.volume),
+                name: r.name.map(|n| name("BinRestore.name", &n)).transpose()?,
+            },
+            Kind::BinPurge(r) => R::BinPurge { volume: VolumeId(r.volume) },
             Kind::AttachmentList(r) => R::AttachmentList { gateway: r.gateway },
             Kind::RegisterGateway(r) => R::RegisterGateway {
                 gateway: r.gateway,

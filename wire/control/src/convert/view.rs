@@ -67,6 +67,7 @@ impl From<PoolInfo> for proto::PoolInfo {
             replicas: p.replicas.into(),
             min_size: p.min_size.into(),
             pg_count: p.pg_count,
+            bin_retention: p.bin_retention,
         }
     }
 }
@@ -83,6 +84,7 @@ impl TryFrom<proto::PoolInfo> for PoolInfo {
             replicas: byte("PoolInfo.replicas", p.replicas)?,
             min_size: byte("PoolInfo.min_size", p.min_size)?,
             pg_count: p.pg_count,
+            bin_retention: p.bin_retention,
         })
     }
 }

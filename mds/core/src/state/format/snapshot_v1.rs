@@ -1,5 +1,6 @@
 //! The state in version 1, as it was: each volume with the list of its layers, of which there was one. Frozen, as command_v2.rs is.
 
+use super::snapshot_v3::{PoolV3, upgrade_pools};
 use crate::state::attachment::{AttachmentRecord, GatewayRecord};
 use crate::state::group::Groups;
 use crate::state::layer::LayerRecord;
@@ -7,7 +8,7 @@ use crate::state::merge::Merges;
 use crate::state::osd::OsdRecord;
 use crate::state::scrub::Scrubs;
 use crate::state::volume::VolumeRecord;
-use crate::state::{ClusterState, NextIds, PoolRecord, Revised};
+use crate::state::{ClusterState, NextIds, Revised};
 use ashlar_types::view::{Barrier, Floor, PgConfig};
 use ashlar_types::{
     AttachmentId, BootId, ClusterId, Generation, LayerId, Name, OsdId, PgId, PoolId, Revision, SessionId,
@@ -22,7 +23,7 @@ pub(super) struct StateV1 {
     applied: u64,
     view_revision: Revision,
     osds: BTreeMap<OsdId, Revised<OsdRecord>>,
-    pools: BTreeMap<PoolId, Revised<PoolRecord>>,
+    pools: BTreeMap<PoolId, Revised<PoolV3>>,
     pgs: BTreeMap<PgId, Revised<PgConfig>>,
     volumes: BTreeMap<VolumeId, VolumeV1>,
     volume_names: BTreeMap<Name, VolumeId>,
@@ -86,7 +87,7 @@ pub(super) fn upgrade(old: StateV1) -> Option<ClusterState> {
         applied: old.applied,
         view_revision: old.view_revision,
         osds: old.osds,
-        pools: old.pools,
+        pools: upgrade_pools(old.pools),
         pgs: old.pgs,
         volumes,
         volume_names: old.volume_names,
@@ -118,6 +119,7 @@ fn upgrade_volume(old: VolumeV1, top: LayerId) -> VolumeRecord {
         origin: None,
         clones: BTreeMap::new(),
         hidden: false,
+        bin: None,
     }
 }
 

@@ -1,5 +1,6 @@
 //! The state in version 2, as it was: no volume a clone, and nothing merged. Frozen, as command_v2.rs is.
 
+use super::snapshot_v3::{PoolV3, upgrade_pools};
 use crate::state::attachment::{AttachmentRecord, GatewayRecord};
 use crate::state::group::Groups;
 use crate::state::layer::LayerRecord;
@@ -8,7 +9,7 @@ use crate::state::osd::OsdRecord;
 use crate::state::scrub::Scrubs;
 use crate::state::snapshot::SnapshotRecord;
 use crate::state::volume::VolumeRecord;
-use crate::state::{ClusterState, NextIds, PoolRecord, Revised};
+use crate::state::{ClusterState, NextIds, Revised};
 use ashlar_types::view::{Barrier, Floor, PgConfig};
 use ashlar_types::{AttachmentId, ClusterId, LayerId, Name, OsdId, PgId, PoolId, Revision, StackRevision, VolumeId};
 use serde::Deserialize;
@@ -20,7 +21,7 @@ pub(super) struct StateV2 {
     applied: u64,
     view_revision: Revision,
     osds: BTreeMap<OsdId, Revised<OsdRecord>>,
-    pools: BTreeMap<PoolId, Revised<PoolRecord>>,
+    pools: BTreeMap<PoolId, Revised<PoolV3>>,
     pgs: BTreeMap<PgId, Revised<PgConfig>>,
     volumes: BTreeMap<VolumeId, VolumeV2>,
     volume_names: BTreeMap<Name, VolumeId>,
@@ -55,7 +56,7 @@ impl From<StateV2> for ClusterState {
             applied: old.applied,
             view_revision: old.view_revision,
             osds: old.osds,
-            pools: old.pools,
+            pools: upgrade_pools(old.pools),
             pgs: old.pgs,
             volumes: old.volumes.into_iter().map(|(id, volume)| (id, volume.into())).collect(),
             volume_names: old.volume_names,
@@ -89,6 +90,7 @@ impl From<VolumeV2> for VolumeRecord {
             origin: None,
             clones: BTreeMap::new(),
             hidden: false,
+            bin: None,
         }
     }
 }
