@@ -1,8 +1,10 @@
 //! The command line: its spelling, which other people's scripts rely on, and nothing else.
 
+mod bin;
 mod group;
 mod transfer;
 
+pub use bin::{BinCommand, DeleteArgs, PurgeArgs};
 pub use group::SnapshotGroupCommand;
 pub use transfer::{ExportArgs, ImportArgs};
 
@@ -57,6 +59,9 @@ pub enum Command {
     /// Snapshots: what volumes held at a moment, named VOLUME@SNAPSHOT
     #[command(subcommand)]
     Snapshot(SnapshotCommand),
+    /// Volumes that were deleted and can be brought back
+    #[command(subcommand)]
+    Bin(BinCommand),
     /// Compare the copies of what is stored, and repair what is damaged
     Scrub(ScrubArgs),
     /// Where the time of requests goes, in each OSD and in all of them
@@ -191,6 +196,17 @@ pub enum PoolCommand {
         /// How many copies a write needs [default: 2 of 3, 1 of 1 and 2]
         #[arg(long, value_name = "M", value_parser = clap::value_parser!(u8).range(1..=16), allow_hyphen_values = true)]
         min_size: Option<u8>,
+        /// Keep deleted volumes in the bin for so long, like 12h or 7d [default: not at all]
+        #[arg(long, value_name = "TIME", value_parser = bin::retention, allow_hyphen_values = true)]
+        bin_retention: Option<u64>,
+    },
+    /// Change a pool
+    Set {
+        #[arg(value_parser = name)]
+        name: Name,
+        /// Keep volumes that are deleted from now on in the bin for so long, like 12h or 7d; 0: not at all
+        #[arg(long, value_name = "TIME", value_parser = bin::retention, allow_hyphen_values = true)]
+        bin_retention: u64,
     },
     /// List the pools
     List,
@@ -224,13 +240,7 @@ pub enum VolumeCommand {
         name: Option<Name>,
     },
     /// Delete a volume and its data; refused while it is attached or has snapshots. What its clones need is kept as long as they do
-    Delete {
-        #[arg(value_parser = name)]
-        name: Name,
-        /// Its snapshots too
-        #[arg(long)]
-        snapshots: bool,
-    },
+    Delete(DeleteArgs),
     /// Make a volume larger
     Extend {
         #[arg(value_parser = name)]

@@ -1,7 +1,7 @@
 //! `ashlar volume`, but for `attach` and `detach`.
 
 use super::merges::{self, Merging};
-use super::{attach, clone, detach, export, import, snapshot, tree};
+use super::{attach, bin, clone, detach, export, import, snapshot, tree};
 use crate::args::VolumeCommand;
 use crate::control::Control;
 use crate::error::CliError;
@@ -46,10 +46,7 @@ pub async fn run(control: &Control, place: &Place, command: VolumeCommand) -> Re
             Ok(Output::new(describe(&volume, &snapshots, &merges), value))
         }
         VolumeCommand::Tree { name } => tree::run(control, name).await,
-        VolumeCommand::Delete { name, snapshots: with_snapshots } => {
-            control.ask(ControlRequest::VolumeDelete { name: name.clone(), with_snapshots }).await?;
-            Ok(Output::new(format!("volume {name} deleted"), json!({ "name": name, "deleted": true })))
-        }
+        VolumeCommand::Delete(args) => bin::delete(control, args).await,
         VolumeCommand::Extend { name, size } => {
             let volume = ask_volume(control, "volume extend", ControlRequest::VolumeExtend { name, size }).await?;
             let text = format!(
