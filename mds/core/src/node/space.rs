@@ -39,9 +39,11 @@ impl MetadataNode {
 
     /// What the volume has in its top layer it may overwrite all of.
     fn check_snapshot_space(&self, volume: &Name) -> Result<(), ControlError> {
-        let Some((top, _)) = self.state.reserved_top(volume) else { return Ok(()) };
-        let of_top = |heard: &Heard| heard.layers.get(&top).copied();
-        let demand = self.detector.heard().filter_map(|(osd, heard)| Some((osd, of_top(heard)?))).collect();
+        let Some((top, size)) = self.state.reserved_top(volume) else { return Ok(()) };
+        let Some((mut demand, _)) = self.state.demand_of_size(volume, size) else { return Ok(()) };
+        for (osd, heard) in self.detector.heard() {
+            demand.entry(osd).and_modify(|blocks| *blocks = heard.layers.get(&top).copied().unwrap_or(0));
+        }
         let what = format!("what volume {volume} overwrites after a snapshot (with --thin-snapshots it becomes thin)");
         self.check_demand(&what, &demand, None)
     }
@@ -56,6 +58,9 @@ impl MetadataNode {
                 }
                 continue;
             };
+            if *blocks == 0 {
+                continue;
+            }
             let has = top.and_then(|top| heard.layers.get(&top)).copied().unwrap_or(0);
             // Of those that have the headroom already the others ask for a little more than they take.
             let blocks = blocks.saturating_sub(has) + RESERVED_HEADROOM_BLOCKS;
