@@ -72,15 +72,19 @@ pub enum CliError {
     )]
     NotAvailable { name: String, waited: Duration, pgs: String },
     #[error(
-        "there is no room to reserve for volume {name}: its OSDs have filled meanwhile; `ashlar pool show` says what is used"
+        "there is no room to reserve for volume {name}: others have taken it meanwhile; `ashlar pool show` says what is used"
     )]
     NotReserved { name: String },
     #[error(
-        "after {} s not all OSDs have said that they keep the space of volume {name}: `ashlar status` says which are down; \
+        "after {} s not all OSDs have said that they keep the space of volume {name}: `ashlar status` says whether some are down; \
          `ashlar volume show {name}` says when it is reserved",
         waited.as_secs()
     )]
     StillReserving { name: String, waited: Duration },
+    #[error(
+        "{done}, but there was no room left to reserve for it: volume {name} is thin now; `volume set {name} --provision lazy` tries again"
+    )]
+    BecameThin { name: String, done: String },
     #[error("volume {name} keeps its size: what lies behind the new end cannot be discarded: {source}")]
     Shrink { name: Name, source: BlockError },
     #[error("pool {name:?} does not exist")]

@@ -131,7 +131,8 @@ o.connect_uri(template % "disk")
 names = []
 o.opt_list(lambda name, description: names.append((name, description)) or 0)
 assert names == [("disk", "a disk in memory"), ("frozen", "a disk in memory")], names
-for queries, expected in [([], ["base:allocation"]), (["base:"], ["base:allocation"]),
+for queries, expected in [([], ["base:allocation", "qemu:allocation-depth"]), (["base:"], ["base:allocation"]),
+                          (["qemu:"], ["qemu:allocation-depth"]), (["qemu:dirty-bitmap:x"], []),
                           (["x-other:thing", "base:allocation"], ["base:allocation"]), (["base:nothing"], [])]:
     found = []
     o.clear_meta_contexts()

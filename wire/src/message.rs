@@ -413,7 +413,7 @@ pub struct CreditGrant {
 pub struct ReservedRequest {
     pub pg: PgId,
     pub epoch: Epoch,
-    /// Just what that write needs.
+    /// Just what that write needs, and those behind it of such volumes.
     pub wanted_total: u64,
 }
 

@@ -8,8 +8,8 @@ use crate::control::Control;
 use crate::error::CliError;
 use crate::output::Output;
 use crate::transfer::Disk;
-use ashlar_types::control::{AttachMode, ControlRequest, VolumeInfo};
-use ashlar_types::{BlockError, DiskName, Name, format_bytes};
+use ashlar_types::control::{AttachMode, ControlRequest, Provision, VolumeInfo};
+use ashlar_types::{BLOCK_BYTES, BlockError, DiskName, Name, format_bytes};
 use std::time::Duration;
 
 /// Looked at, and discarded, at a time.
@@ -28,8 +28,14 @@ pub async fn run(control: &Control, args: VolumeSetArgs) -> Result<Output, CliEr
             }
             false => {
                 let request = ControlRequest::VolumeExtend { name: name.clone(), size };
+                let was = volume.provision;
                 let volume = ask_volume(control, "volume extend", request).await?;
-                reserve::wait(control, volume, patience).await?
+                let volume = reserve::wait(control, volume, patience).await?;
+                if (was, volume.provision) == (Provision::Lazy, Provision::Thin) {
+                    let done = format!("volume {name} has {} now", format_bytes(volume.size));
+                    return Err(CliError::BecameThin { name: name.to_string(), done });
+                }
+                volume
             }
         };
     }
@@ -62,17 +68,31 @@ async fn shrink(control: &Control, volume: &VolumeInfo, size: u64, force: bool) 
     detached.map(|()| shrunk)
 }
 
-/// Discards all from `end` on.
+/// Discards all from `end` on. Of the block in which the end lies only what is behind it counts and is cleared; whole blocks are given up without being
+/// read.
 async fn clear(disk: &Disk, name: &Name, end: u64, force: bool) -> Result<(), CliError> {
     let failed = |source: BlockError| CliError::Shrink { name: name.clone(), source };
-    let mut at = end;
+    let refuse = |at: u64| {
+        let what =
+            format!("volume {name} has data behind {end} bytes, the first at {at}; --force shrinks it all the same");
+        Err(CliError::Conflict { what })
+    };
+    let whole = end.next_multiple_of(BLOCK_BYTES.into()).min(disk.size());
+    if end < whole {
+        let len = u32::try_from(whole - end).expect("less than a block");
+        let tail = disk.read(end, len).await.map_err(failed)?;
+        if let Some(first) = tail.iter().position(|byte| *byte != 0) {
+            if !force {
+                return refuse(end + first as u64);
+            }
+            disk.zero(end, len.into()).await.map_err(failed)?;
+        }
+    }
+    let mut at = whole;
     while at < disk.size() {
         for extent in disk.extents(at, (disk.size() - at).min(STEP_BYTES)).await.map_err(failed)? {
             if !extent.zero && !force {
-                let what = format!(
-                    "volume {name} has data behind {end} bytes, the first at {at}; --force shrinks it all the same"
-                );
-                return Err(CliError::Conflict { what });
+                return refuse(at);
             }
             if !extent.zero {
                 disk.zero(at, extent.len).await.map_err(failed)?;

@@ -2,13 +2,13 @@
 
 use super::scrub::unix_now;
 use super::time::utc;
-use super::volume::volume_json;
-use super::{barrier, diff, group};
+use super::volume::{ask_volume, volume_json};
+use super::{barrier, diff, group, reserve};
 use crate::args::{SnapshotArg, SnapshotCommand};
 use crate::control::Control;
 use crate::error::CliError;
 use crate::output::{Output, Table};
-use ashlar_types::control::{ControlError, ControlReply, ControlRequest, SnapshotInfo, SnapshotState};
+use ashlar_types::control::{ControlError, ControlReply, ControlRequest, Provision, SnapshotInfo, SnapshotState};
 use ashlar_types::{DiskName, Name, format_bytes};
 use ashlar_wire_control::ControlClientError;
 use serde_json::{Value, json};
@@ -61,8 +61,20 @@ async fn create(control: &Control, snapshot: &SnapshotArg, thin: bool, patience:
         let request = ControlRequest::SnapshotShow { volume: volume.clone(), name: name.clone() };
         info = ask(control, "snapshot show", request).await?;
     }
+    check_reserved(control, &info, deadline.saturating_duration_since(Instant::now())).await?;
     let text = format!("snapshot {} created: {}", disk_name(&info), format_bytes(info.size));
     Ok(Output::new(text, snapshot_json(&info)))
+}
+
+/// A volume that has its space reserved has as much reserved again for what it overwrites now, or is thin.
+async fn check_reserved(control: &Control, snapshot: &SnapshotInfo, patience: Duration) -> Result<(), CliError> {
+    let name = snapshot.volume_name.clone();
+    let volume = ask_volume(control, "volume show", ControlRequest::VolumeShow { name }).await?;
+    if volume.is_reserving && reserve::wait(control, volume, patience).await?.provision == Provision::Thin {
+        let done = format!("snapshot {} is created", disk_name(snapshot));
+        return Err(CliError::BecameThin { name: snapshot.volume_name.to_string(), done });
+    }
+    Ok(())
 }
 
 /// Returns when the name is gone. What only it held follows in the background.

@@ -95,6 +95,15 @@ fn a_volume_is_shrunk_only_where_nothing_is_lost_or_by_force_and_grows_again_wit
     let mut nbd = Nbd::connect(&export.address, "v").expect("served");
     let byte = |nbd: &mut Nbd, at| nbd.read(at, 4096).expect("connected").expect("read")[0];
     assert_eq!([0, 2 * MIB, 20 * MIB].map(|at| byte(&mut nbd, at)), [1, 0, 0]);
+    // The end within a block: what lies before it is no reason to refuse, and what lies behind it in that block is cleared alone.
+    let odd = 30 * MIB + 512;
+    nbd.write(30 * MIB, &[5; 512]).expect("connected").expect("written");
+    nbd.disconnect();
+    cluster.ok(&["volume", "detach", "v"]);
+    let odd_size = odd.to_string();
+    assert_eq!(cluster.json(&["volume", "set", "v", "--size", &odd_size, "--shrink"])["size"], odd);
+    let less = (odd - 256 - 256).to_string();
+    assert!(cluster.fails(&["volume", "set", "v", "--size", &less, "--shrink"]).contains("the first at 31457280"));
     let before = cluster.attach(&["v@s"]);
     let mut nbd = Nbd::connect(&before.address, "v@s").expect("served");
     assert_eq!([0, 2 * MIB, 20 * MIB].map(|at| byte(&mut nbd, at)), [1, 1, 2], "the snapshot keeps it");

@@ -80,7 +80,8 @@ fn of_two_that_do_not_fit_together_the_older_one_stays() {
     let both = revision(&mut group);
     tell(&mut group, both, 100 * MIB, 30 * CHUNK + HEADROOM, vec![]);
     assert!(show(&mut group, "b").is_none_or(|b| b.state == VolumeState::Deleting), "the newer one goes");
-    assert_eq!(show(&mut group, "a").expect("is there").state, VolumeState::Creating);
+    tell(&mut group, both, 100 * MIB, 30 * CHUNK + HEADROOM, vec![]);
+    assert_eq!(show(&mut group, "a").expect("is there").state, VolumeState::Creating, "that was with the other one");
     let one = revision(&mut group);
     tell(&mut group, one, 100 * MIB, 15 * CHUNK + HEADROOM, vec![]);
     assert_eq!(show(&mut group, "a").expect("is there").state, VolumeState::Available);
@@ -123,6 +124,29 @@ fn a_snapshot_of_a_reserved_volume_needs_as_much_again_as_it_has_written() {
     assert!(error.contains("--thin-snapshots"), "{error}");
     tell(&mut group, view, unfilled + 28 * MIB, unfilled, vec![]);
     group.request(snapshot(false)).expect("there is room");
+}
+
+#[test]
+fn of_a_group_the_sum_has_to_have_room() {
+    let mut group = group(7);
+    tell(&mut group, Revision(1), 200 * MIB, 0, vec![]);
+    let (mut tops, written) = (Vec::new(), 10 * MIB / u64::from(BLOCK_BYTES));
+    for volume in ["a", "b"] {
+        lazy(&mut group, volume, 20 * MIB).expect("there is room");
+        tops.push((show(&mut group, volume).expect("is there").layers[0], written));
+    }
+    let view = revision(&mut group);
+    tell(&mut group, view, 60 * MIB, 32 * MIB, tops);
+    let snapshot = |volumes: &[&str]| ControlRequest::SnapshotGroupCreate {
+        name: name("g"),
+        volumes: volumes.iter().map(|volume| name(volume)).collect(),
+        taken_at: 1,
+    };
+    let error =
+        group.request(snapshot(&["a", "b"])).expect_err("10, 10 and the headroom of 8 are more than 28").to_string();
+    assert!(error.contains("what volume a, b overwrites"), "{error}");
+    tell(&mut group, view, 62 * MIB, 32 * MIB, vec![]);
+    group.request(snapshot(&["a", "b"])).expect("there is room");
 }
 
 #[test]

@@ -28,24 +28,38 @@ impl MetadataNode {
                 let Some((demand, _)) = state.demand_of_size(name, *size) else { return Ok(()) };
                 (format!("volume {name}"), demand, None)
             }
-            R::SnapshotCreate { volume, thin: false, .. } => return self.check_snapshot_space(volume),
-            R::SnapshotGroupCreate { volumes, .. } => {
-                return volumes.iter().try_for_each(|volume| self.check_snapshot_space(volume));
+            // What its top has is freed; only a snapshot that is larger needs more.
+            R::VolumeRevert { volume, snapshot, .. } if state.reserved_top(volume).is_some() => {
+                let Some(size) = state.snapshot_size(volume, snapshot) else { return Ok(()) };
+                let Some((demand, _)) = state.demand_of_size(volume, size) else { return Ok(()) };
+                (format!("volume {volume} as large as {volume}@{snapshot}"), demand, None)
             }
+            R::SnapshotCreate { volume, thin: false, .. } => {
+                return self.check_snapshot_space(std::slice::from_ref(volume));
+            }
+            R::SnapshotGroupCreate { volumes, .. } => return self.check_snapshot_space(volumes),
             _ => return Ok(()),
         };
         self.check_demand(&what, &demand, top)
     }
 
-    /// What the volume has in its top layer it may overwrite all of.
-    fn check_snapshot_space(&self, volume: &Name) -> Result<(), ControlError> {
-        let Some((top, size)) = self.state.reserved_top(volume) else { return Ok(()) };
-        let Some((mut demand, _)) = self.state.demand_of_size(volume, size) else { return Ok(()) };
-        for (osd, heard) in self.detector.heard() {
-            demand.entry(osd).and_modify(|blocks| *blocks = heard.layers.get(&top).copied().unwrap_or(0));
+    /// What reserved volumes have in their top layers they may overwrite, all of it.
+    fn check_snapshot_space(&self, volumes: &[Name]) -> Result<(), ControlError> {
+        let mut all = Demand::new();
+        let mut names = Vec::new();
+        for volume in volumes {
+            let Some((top, size)) = self.state.reserved_top(volume) else { continue };
+            let Some((mut demand, _)) = self.state.demand_of_size(volume, size) else { continue };
+            for (osd, heard) in self.detector.heard() {
+                demand.entry(osd).and_modify(|blocks| *blocks = heard.layers.get(&top).copied().unwrap_or(0));
+            }
+            demand.into_iter().for_each(|(osd, blocks)| *all.entry(osd).or_default() += blocks);
+            names.push(volume.as_str());
         }
-        let what = format!("what volume {volume} overwrites after a snapshot (with --thin-snapshots it becomes thin)");
-        self.check_demand(&what, &demand, None)
+        let names = names.join(", ");
+        let way = "`snapshot create --thin-snapshots` or `volume set --provision thin` lets one become thin";
+        let what = format!("what volume {names} overwrites after a snapshot ({way})");
+        self.check_demand(&what, &all, None)
     }
 
     /// `top`: what it has already is not wanted again.
@@ -80,7 +94,9 @@ impl MetadataNode {
         let heard: BTreeMap<OsdId, &Heard> = self.detector.heard().collect();
         let mut verdicts = Vec::new();
         for (volume, since, osds) in self.state.asked_reserves() {
-            let told = |osd: &OsdId| heard.get(osd).filter(|heard| heard.view >= since).and_then(|heard| heard.usage);
+            // Not by a view in which more was reserved: who has gone since would count against those who are left.
+            let by = self.state.reserves_modified().max(since);
+            let told = |osd: &OsdId| heard.get(osd).filter(|heard| heard.view >= by).and_then(|heard| heard.usage);
             let Some(usages) = osds.iter().map(told).collect::<Option<Vec<_>>>() else { continue };
             verdicts.push(Verdict { volume, since, is_kept: usages.iter().all(|usage| usage.unfilled <= usage.free) });
         }

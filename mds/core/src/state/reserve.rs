@@ -24,9 +24,10 @@ const OVER_COMMIT_MAX: OverCommit = OverCommit(1_000_000);
 enum OtherwiseIs {
     /// It was made with it.
     Gone,
+    /// It was thin, or wants more than it had: so others keep what they have.
     Thin,
-    /// It had some before; `ashlar status` says that not all is kept.
-    Short,
+    /// It needs no more than before, or will not when what it has given up is freed.
+    Kept,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -104,11 +105,17 @@ impl ClusterState {
     }
 
     /// The size of a volume, or the layer that takes its writes, is another one.
-    pub(super) fn revise_reserve(&mut self, volume: VolumeId) {
+    pub(super) fn revise_reserve(&mut self, volume: VolumeId, wants_more: bool) {
         if let Some(reserve) = self.reserves.volumes.get(&volume) {
-            let otherwise = reserve.asked.map_or(OtherwiseIs::Short, |(_, otherwise)| otherwise);
+            let otherwise = if wants_more { OtherwiseIs::Thin } else { OtherwiseIs::Kept };
+            let otherwise = reserve.asked.map_or(otherwise, |(_, before)| before);
             self.set_reserve(volume, Some(otherwise));
         }
+    }
+
+    /// The view in which what is reserved changed last.
+    pub(crate) fn reserves_modified(&self) -> Revision {
+        self.reserves.modified
     }
 
     pub(super) fn unreserve(&mut self, volume: VolumeId) {
@@ -165,7 +172,7 @@ impl ClusterState {
             return self.unchanged();
         };
         match (is_kept, otherwise) {
-            (true, _) | (false, OtherwiseIs::Short) => {
+            (true, _) | (false, OtherwiseIs::Kept) => {
                 self.reserves.volumes.get_mut(&volume).expect("just seen").asked = None;
             }
             (false, OtherwiseIs::Thin) => self.unreserve(volume),
@@ -218,6 +225,10 @@ impl ClusterState {
     pub(crate) fn reserved_top(&self, name: &Name) -> Option<(LayerId, u64)> {
         let volume = self.volume(name).ok()?;
         self.reserves.volumes.contains_key(&volume.id).then_some((volume.top, volume.size))
+    }
+
+    pub(crate) fn snapshot_size(&self, volume: &Name, snapshot: &Name) -> Option<u64> {
+        Some(self.volume(volume).ok()?.snapshot(snapshot).ok()?.size)
     }
 
     pub(crate) fn size_of(&self, name: &Name) -> Option<u64> {

@@ -79,6 +79,7 @@ impl ClusterState {
         let snapshot = SnapshotRecord { id, name: name.clone(), layer, size, taken_at, revision };
         let record = self.volumes.get_mut(&volume).expect("looked up above");
         record.snapshots.insert(name, snapshot);
+        self.revise_reserve(volume, true);
         self.raise_floor(volume, |_| {});
         id
     }
@@ -101,7 +102,7 @@ impl ClusterState {
         self.put_top(id, layer);
         let record = self.volumes.get_mut(&id).expect("looked up above");
         record.size = size;
-        self.revise_reserve(id);
+        self.revise_reserve(id, false);
         let used_now = self.layers_in_use(&self.volumes[&id]);
         let record = self.volumes.get_mut(&id).expect("looked up above");
         record.retiring.extend(used_before.difference(&used_now));
@@ -142,9 +143,7 @@ impl ClusterState {
         let record = self.volumes.get_mut(&volume).expect("the caller looked it up");
         record.top = top;
         record.stack_revision = StackRevision(record.stack_revision.0 + 1);
-        let revision = record.stack_revision;
-        self.revise_reserve(volume);
-        revision
+        record.stack_revision
     }
 
     pub(super) fn snapshot_show(&self, volume: &Name, name: &Name) -> Outcome {

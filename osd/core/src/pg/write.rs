@@ -366,7 +366,27 @@ impl Pg {
         }
     }
 
-    /// Asks a member for just the credit that the first waiting write lacks, out of what is reserved there.
+    /// What the first waiting write needs, and those right behind it that have their space reserved too: they take it before anybody else. Not a
+    /// block more, since others could take that.
+    fn reserved_need<P: Policy>(&mut self, first: u64, env: &mut Env<P>) -> u64 {
+        let Some(primary) = self.primary() else { return first };
+        let cost = |p: &Proposal| match &p.change {
+            Change::Write { range, .. } if env.is_reserved(p.request.volume) => {
+                Some(u64::from(range.count()) + Store::<P>::pages_of(*range))
+            }
+            _ => None,
+        };
+        let mut need = first;
+        for more in primary.uncredited.iter().skip(1).map_while(cost) {
+            if need + more > CREDIT_AHEAD {
+                break;
+            }
+            need += more;
+        }
+        need
+    }
+
+    /// Asks a member for just the credit that waiting writes lack, out of what is reserved there.
     fn ask_reserved<P: Policy>(&mut self, member: OsdId, blocks: u64, env: &mut Env<P>) {
         let (pg, epoch) = (self.id, self.config.epoch);
         let Some(primary) = self.primary() else { return };
@@ -433,7 +453,7 @@ impl Pg {
 
     /// Goes on with writes that wait for credit. `refused_by` has just said what it gives, with or without what is reserved: a write that finds it
     /// short is refused for space before any of it is applied (design.md §4); one that has space reserved asks for that first.
-    fn retry_uncredited<P: Policy>(&mut self, refused_by: Option<(OsdId, Refused)>, env: &mut Env<P>) {
+    fn retry_uncredited<P: Policy>(&mut self, mut refused_by: Option<(OsdId, Refused)>, env: &mut Env<P>) {
         while let Some(proposal) = self.primary().and_then(|p| p.uncredited.pop_front()) {
             let (chunk, op) = (proposal.request.chunk, proposal.request.op);
             let is_reserved = env.is_reserved(proposal.request.volume);
@@ -450,6 +470,7 @@ impl Pg {
             match refused {
                 Some((member, Refused::Open)) if is_reserved => {
                     self.put_back(proposal);
+                    let blocks = self.reserved_need(blocks, env);
                     return self.ask_reserved(member, blocks, env);
                 }
                 Some(_) => {
@@ -464,6 +485,8 @@ impl Pg {
                 if let Some(primary) = self.primary() {
                     primary.uncredited_since = now;
                 }
+                // What was said of reserved space was said to the first one, with what those behind it need.
+                refused_by = refused_by.map(|(member, _)| (member, Refused::Open));
                 continue;
             }
             let me = env.me();

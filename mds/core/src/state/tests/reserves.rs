@@ -89,14 +89,17 @@ fn what_is_reserved_follows_the_size_and_the_top_layer() {
     assert_eq!(cluster.reserved_chunks(), 20);
     let top = |cluster: &Cluster| cluster.show("v").expect("is there").layers[0];
     assert_eq!(cluster.reservations().volumes[&VolumeId(1)], top(&cluster));
+    cluster.judge(true);
     cluster.snapshot("v", "s").expect("taken");
     cluster.pass_barriers();
     assert_eq!(cluster.reservations().volumes[&VolumeId(1)], top(&cluster));
-    cluster.judge(false);
-    assert_eq!(cluster.show("v").expect("is there").provision, Provision::Lazy, "what it had it does not lose");
+    cluster.judge(true);
     cluster.ask(ControlRequest::VolumeExtend { name: name("v"), size: 40 * CHUNK }).expect("larger");
+    cluster.judge(true);
     cluster.revert("v", "s", false).expect("nobody has it");
     assert_eq!(cluster.reserved_chunks(), 20);
+    cluster.judge(false);
+    assert_eq!(cluster.show("v").expect("is there").provision, Provision::Lazy, "what it has given up comes back");
     cluster.pass_barriers();
     cluster.ask(ControlRequest::VolumeDelete { name: name("v"), with_snapshots: true }).expect("free");
     assert_eq!(cluster.reservations(), Reservations::default());
@@ -118,6 +121,24 @@ fn a_volume_is_shrunk_only_by_the_gateway_that_alone_has_it() {
     assert!(refusal(cluster.ask(shrink(100, "g"))).contains("multiple of 512"));
     cluster.ask(shrink(CHUNK, "g")).expect("its own");
     assert_eq!((cluster.show("v").expect("is there").size, cluster.reserved_chunks()), (CHUNK, 1));
+}
+
+/// So that others keep what they were told that they have.
+#[test]
+fn a_reserved_volume_that_finds_no_room_for_more_becomes_thin() {
+    for extends in [false, true] {
+        let mut cluster = Cluster::with_pool(3, 3);
+        cluster.lazy("v", 10 * CHUNK).expect("made");
+        cluster.judge(true);
+        if extends {
+            cluster.ask(ControlRequest::VolumeExtend { name: name("v"), size: 20 * CHUNK }).expect("larger");
+        } else {
+            cluster.snapshot("v", "s").expect("taken");
+        }
+        cluster.judge(false);
+        assert_eq!(cluster.show("v").expect("is there").provision, Provision::Thin);
+        assert_eq!(cluster.reserved_chunks(), 0);
+    }
 }
 
 #[test]
