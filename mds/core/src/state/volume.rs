@@ -223,7 +223,7 @@ impl ClusterState {
         let record = self.volumes.get_mut(&id).expect("looked up above");
         record.size = size;
         if more > 0 {
-            self.revise_reserve(id, false);
+            self.revise_reserve(id, true);
         }
         let info = self.volume_info(&self.volumes[&id]);
         Ok(ControlReply::Volume(info))
@@ -244,7 +244,7 @@ impl ClusterState {
                 return Err(invalid(format!("volume {name} {how}; {gateway} has it not")));
             }
             self.volumes.get_mut(&id).expect("looked up above").size = size;
-            self.revise_reserve(id, true);
+            self.revise_reserve(id, false);
         }
         Ok(ControlReply::Volume(self.volume_info(&self.volumes[&id])))
     }
