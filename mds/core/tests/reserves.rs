@@ -136,14 +136,14 @@ fn of_a_group_the_sum_has_to_have_room() {
         tops.push((show(&mut group, volume).expect("is there").layers[0], written));
     }
     let view = revision(&mut group);
-    tell(&mut group, view, 60 * MIB, 32 * MIB, tops);
+    tell(&mut group, view, 59 * MIB, 32 * MIB, tops);
     let snapshot = |volumes: &[&str]| ControlRequest::SnapshotGroupCreate {
         name: name("g"),
         volumes: volumes.iter().map(|volume| name(volume)).collect(),
         taken_at: 1,
     };
     let error =
-        group.request(snapshot(&["a", "b"])).expect_err("10, 10 and the headroom of 8 are more than 28").to_string();
+        group.request(snapshot(&["a", "b"])).expect_err("10, 10 and the headroom of 8 are more than 27").to_string();
     assert!(error.contains("what volume a, b overwrites"), "{error}");
     tell(&mut group, view, 62 * MIB, 32 * MIB, vec![]);
     group.request(snapshot(&["a", "b"])).expect("there is room");
