@@ -71,10 +71,17 @@ impl ClusterState {
         asked.is_some_and(|(_, otherwise)| otherwise == OtherwiseIs::Gone)
     }
 
-    pub(super) fn check_reserve(&self, size: u64) -> Result<(), ControlError> {
-        if size > RESERVED_BYTES_MAX {
-            return Err(invalid("a volume can have at most 64 TiB reserved; make a thin one".to_owned()));
+    /// Of a volume that has its space reserved, before it gets another size.
+    pub(super) fn check_reserved_size(&self, volume: VolumeId, size: u64) -> Result<(), ControlError> {
+        match self.provision_of(volume) {
+            Provision::Thin => Ok(()),
+            Provision::Lazy => check_bytes(size),
         }
+    }
+
+    /// Whether one more volume can have its space reserved.
+    pub(super) fn check_reserve(&self, size: u64) -> Result<(), ControlError> {
+        check_bytes(size)?;
         if self.reserves.volumes.len() >= RESERVED_VOLUMES_MAX {
             let most = format!("at most {RESERVED_VOLUMES_MAX} volumes of a cluster have their space reserved");
             return Err(invalid(format!("{most}; make a thin one")));
@@ -338,6 +345,13 @@ impl ClusterState {
         }
         assert!(chunks == self.reserves.chunks, "V1: what is reserved of PGs");
         assert!(self.reserves.over_commit.keys().all(|pool| self.pools.contains_key(pool)), "ratios are of pools");
+    }
+}
+
+fn check_bytes(size: u64) -> Result<(), ControlError> {
+    match size > RESERVED_BYTES_MAX {
+        true => Err(invalid("a volume can have at most 64 TiB reserved; a thin one can be larger")),
+        false => Ok(()),
     }
 }
 

@@ -97,6 +97,7 @@ impl ClusterState {
             return Err(ControlError::Attached { name: volume.to_string(), holder: holder.gateway.clone() });
         }
         self.check_new_top(record)?;
+        self.check_reserved_size(record.id, snapshot.size)?;
         let (id, layer, size) = (record.id, snapshot.layer, snapshot.size);
         let used_before = self.layers_in_use(record);
         self.put_top(id, layer);

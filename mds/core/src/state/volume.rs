@@ -217,9 +217,7 @@ impl ClusterState {
         if more > 0 {
             self.check_promise(pool, more)?;
         }
-        if self.provision_of(id) == Provision::Lazy {
-            self.check_reserve(size)?;
-        }
+        self.check_reserved_size(id, size)?;
         let record = self.volumes.get_mut(&id).expect("looked up above");
         record.size = size;
         if more > 0 {

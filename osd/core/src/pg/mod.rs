@@ -6,6 +6,7 @@
 //! P2: what a primary does ends with its epoch: a newer configuration drops the whole role; clients ask again.
 
 mod activation;
+mod credit;
 mod floor;
 mod join;
 mod laps;

@@ -141,6 +141,30 @@ fn a_reserved_volume_that_finds_no_room_for_more_becomes_thin() {
     }
 }
 
+/// What is reserved is reckoned chunk by chunk.
+#[test]
+fn a_reserved_volume_gets_no_larger_than_a_reservation_may_be() {
+    let mut cluster = Cluster::with_pool(3, 3);
+    cluster.volume("v", 1 << 54).expect("thin");
+    cluster.snapshot("v", "s").expect("taken");
+    cluster.pass_barriers();
+    cluster.attach_disk("v", "g").expect("free");
+    cluster.open_disk("v", "g", 7).expect("its own");
+    cluster.pass_barriers();
+    let shrink = ControlRequest::VolumeShrink { name: name("v"), size: CHUNK, gateway: "g".into() };
+    cluster.ask(shrink).expect("its own");
+    cluster.ask(ControlRequest::Detach { name: disk("v"), gateway: None }).expect("attached");
+    cluster.pass_barriers();
+    cluster.set("v", Provision::Lazy).expect("small enough");
+    cluster.judge(true);
+    let text = cluster.revert("v", "s", false).expect_err("too large").to_string();
+    assert!(text.contains("at most 64 TiB"), "{text}");
+    let text = refusal(cluster.ask(ControlRequest::VolumeExtend { name: name("v"), size: 1 << 54 }));
+    assert!(text.contains("at most 64 TiB"), "{text}");
+    cluster.set("v", Provision::Thin).expect("always");
+    cluster.revert("v", "s", false).expect("thin");
+}
+
 #[test]
 fn a_thin_snapshot_gives_the_reservation_up() {
     let mut cluster = Cluster::with_pool(3, 3);
