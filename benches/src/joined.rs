@@ -42,6 +42,7 @@ impl BlockDevice for Joined {
         let part = match &mut request.op {
             BlockOp::Read { offset, .. }
             | BlockOp::Write { offset, .. }
+            | BlockOp::Fill { offset, .. }
             | BlockOp::Discard { offset, .. }
             | BlockOp::WriteZeroes { offset, .. }
             | BlockOp::Extents { offset, .. }

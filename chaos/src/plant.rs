@@ -65,6 +65,7 @@ plants! {
     ForgottenBase, "forgotten-base", FORGOTTEN_BASE, [Clones];
     ReadAcrossMerge, "read-across-merge", READ_ACROSS_MERGE, [Snapshots];
     LayerPurgedEarly, "layer-purged-early", LAYER_PURGED_EARLY, [Snapshots];
+    StaleJobWorker, "stale-job-worker", STALE_JOB_WORKER, [Clones];
     ReservationGivenAway, "reservation-given-away", RESERVATION_GIVEN_AWAY, [FullDisk];
     LatePrepareAfterReport, "late-prepare-after-report", LATE_PREPARE_AFTER_REPORT, [PausedPrimary];
     DamagedTailVetoes, "damaged-tail-vetoes", DAMAGED_TAIL_VETOES, [DamagedTail];

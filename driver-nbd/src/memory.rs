@@ -128,6 +128,7 @@ impl State {
         let (kind, offset, len, writes) = match &op {
             BlockOp::Read { offset, len } => ("read", *offset, u64::from(*len), false),
             BlockOp::Write { offset, data } => ("write", *offset, data.len() as u64, true),
+            BlockOp::Fill { offset, data } => ("fill", *offset, data.len() as u64, true),
             BlockOp::Flush => ("flush", 0, 0, false),
             BlockOp::Discard { offset, len } => ("discard", *offset, *len, true),
             BlockOp::WriteZeroes { offset, len, keep_allocated: false } => ("zeroes", *offset, *len, true),
@@ -150,6 +151,13 @@ impl State {
         match op {
             BlockOp::Read { offset, len } => return Ok(BlockReply::Data(vec![self.read(offset, len as usize)])),
             BlockOp::Write { offset, data } => self.write(offset, &data),
+            BlockOp::Fill { offset, data } => {
+                let mut pieces = State::pieces(offset, data.len() as u64);
+                if !pieces.all(|(index, _)| matches!(self.blocks[index], Block::Hole)) {
+                    return Err(BlockError::Written);
+                }
+                self.write(offset, &data);
+            }
             BlockOp::Flush => {}
             BlockOp::Discard { offset, len } => self.zero(offset, len, &Block::Hole),
             BlockOp::WriteZeroes { offset, len, keep_allocated } => {

@@ -22,6 +22,12 @@ pub enum BlockOp {
         offset: u64,
         len: u32,
     },
+    /// A write of whole blocks of which none was ever written in any layer of the device itself. Else [`BlockError::Written`], and of each chunk either
+    /// all is done or nothing.
+    Fill {
+        offset: u64,
+        data: Bytes,
+    },
     /// Durable on every in-sync member when completed (R1), so FUA asks for nothing more.
     Write {
         offset: u64,
@@ -114,6 +120,8 @@ pub enum BlockError {
     Fenced,
     #[error("no good copy of the data is left: {detail}")]
     Medium { detail: String },
+    #[error("what was to be filled is written already")]
+    Written,
     #[error("the gateway is shutting down")]
     ShuttingDown,
 }

@@ -153,9 +153,9 @@ pub struct IoRequest {
     pub offset: u32,
     pub len: u32,
     pub kind: IoKind,
-    /// `Write`: the CRC of each fragment, that is of the payload's part in each block that the range touches, in order. Else empty.
+    /// `Write`, `Fill`: the CRC of each fragment, that is of the payload's part in each block that the range touches, in order. Else empty.
     pub crcs: Vec<Crc>,
-    /// `Write`: `len` bytes. Else empty.
+    /// `Write`, `Fill`: `len` bytes. Else empty.
     pub payload: Bytes,
 }
 
@@ -230,6 +230,23 @@ pub enum IoKind {
     Zero,
     /// Which blocks are present; like `Read` without the data.
     Extents,
+    /// A `Write` of whole blocks that is done if none of them was ever written in any layer of the stack, and else not at all.
+    Fill,
+}
+
+impl IoKind {
+    /// Whether it changes the chunk, if it is done.
+    pub fn is_write(self) -> bool {
+        match self {
+            IoKind::Write | IoKind::Zero | IoKind::Fill => true,
+            IoKind::Read | IoKind::Extents => false,
+        }
+    }
+
+    /// Whether a request of this kind has a payload.
+    pub fn carries_data(self) -> bool {
+        matches!(self, IoKind::Write | IoKind::Fill)
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -269,6 +286,8 @@ pub enum IoStatus {
     BadChecksum,
     /// Nothing was done: the write covers an unwritten block only partly. Ask again with the same number, and with what the base has there.
     NeedsBase,
+    /// Nothing was done: a block that was to be filled is written already.
+    Written,
 }
 
 /// What a replicated write does to its chunk.

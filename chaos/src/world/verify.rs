@@ -75,7 +75,7 @@ impl World {
         self.note_durable(osd, message);
         let Message::IoReply(reply) = message else { return };
         let Some((pg, kind)) = self.noted.requests.remove(&(conn, reply.op)) else { return };
-        if reply.status != IoStatus::Ok || !matches!(kind, IoKind::Write | IoKind::Zero) {
+        if reply.status != IoStatus::Ok || !kind.is_write() {
             return;
         }
         let Some(config) = self.configs.get(&(pg, reply.epoch)) else { return };

@@ -8,6 +8,7 @@
 
 mod base;
 mod data;
+mod fill;
 mod lane;
 mod layers;
 mod limits;
@@ -24,6 +25,7 @@ mod tests;
 pub(crate) use data::is_zeroes;
 #[cfg(test)]
 pub(crate) use data::zeroes;
+pub use fill::{FillAction, FillKind, Filler};
 pub use limits::ClientLimits;
 
 use ashlar_types::control::AttachGrant;

@@ -59,15 +59,12 @@ impl Part {
         match self.kind {
             _ if self.is_layers => Wanted::Layers,
             IoKind::Extents => Wanted::Extents,
-            IoKind::Read | IoKind::Write | IoKind::Zero => Wanted::Data,
+            IoKind::Read | IoKind::Write | IoKind::Zero | IoKind::Fill => Wanted::Data,
         }
     }
 
     pub(super) fn is_write(&self) -> bool {
-        match self.kind {
-            IoKind::Write | IoKind::Zero => true,
-            IoKind::Read | IoKind::Extents => false,
-        }
+        self.kind.is_write()
     }
 }
 
@@ -95,7 +92,7 @@ pub(super) enum PartOutput {
 #[derive(Debug)]
 enum Work {
     Read { pieces: Vec<Vec<Bytes>> },
-    Write { data: Bytes, crcs: Vec<Crc> },
+    Write { data: Bytes, crcs: Vec<Crc>, fills: bool },
     WriteZeroes,
     Zero,
     Extents { found: Vec<Vec<Extent>> },
@@ -281,9 +278,10 @@ impl Work {
             Work::Extents { .. } | Work::Layers(_) => (IoKind::Extents, Vec::new(), Bytes::new()),
             Work::Zero => (IoKind::Zero, Vec::new(), Bytes::new()),
             Work::WriteZeroes => (IoKind::Write, zero_crcs(within, len), zeroes(len)),
-            Work::Write { data, crcs } => {
+            Work::Write { data, crcs, fills } => {
+                let kind = if *fills { IoKind::Fill } else { IoKind::Write };
                 if issued == 0 && data.len() == len as usize {
-                    return (IoKind::Write, std::mem::take(crcs), std::mem::take(data));
+                    return (kind, std::mem::take(crcs), std::mem::take(data));
                 }
                 let from = usize::try_from(issued).expect("data is in memory");
                 let payload = data.slice(from..from + len as usize);
@@ -291,7 +289,7 @@ impl Work {
                 let block = u64::from(ashlar_types::BLOCK_BYTES);
                 let first = usize::try_from((start + issued) / block - start / block).expect("data is in memory");
                 let count = ashlar_types::BlockRange::covering(within, len).expect("inside its chunk").count();
-                (IoKind::Write, crcs[first..first + usize::from(count)].to_vec(), payload)
+                (kind, crcs[first..first + usize::from(count)].to_vec(), payload)
             }
         }
     }
@@ -365,12 +363,8 @@ impl Requests {
             // R1: what completed is durable, so there is nothing to wait for.
             BlockOp::Flush => return Some(Finished { tag, result: Ok(BlockReply::Done) }),
             BlockOp::Read { offset, len } => (Work::Read { pieces: Vec::new() }, offset, u64::from(len)),
-            BlockOp::Write { offset, data } => {
-                let len = data.len() as u64;
-                let crcs =
-                    if self.refusal(offset, len, true).is_none() { fragment_crcs(offset, &data) } else { Vec::new() };
-                (Work::Write { data, crcs }, offset, len)
-            }
+            BlockOp::Write { offset, data } => self.write(offset, data, false),
+            BlockOp::Fill { offset, data } => self.write(offset, data, true),
             BlockOp::Discard { offset, len } => (Work::Zero, offset, len),
             BlockOp::WriteZeroes { offset, len, keep_allocated: false } => (Work::Zero, offset, len),
             BlockOp::WriteZeroes { offset, len, keep_allocated: true } => (Work::WriteZeroes, offset, len),
@@ -405,6 +399,12 @@ impl Requests {
         }
         self.pending.insert(key, request);
         None
+    }
+
+    fn write(&self, offset: u64, data: Bytes, fills: bool) -> (Work, u64, u64) {
+        let len = data.len() as u64;
+        let crcs = if self.refusal(offset, len, true).is_none() { fragment_crcs(offset, &data) } else { Vec::new() };
+        (Work::Write { data, crcs, fills }, offset, len)
     }
 
     fn refusal(&self, offset: u64, len: u64, writes: bool) -> Option<BlockError> {

@@ -289,12 +289,15 @@ impl Router {
                 None
             }
             IoStatus::BadChecksum => self.on_damaged(now, number, "the data was damaged on its way".into(), actions),
+            IoStatus::Written if part.kind == IoKind::Fill => {
+                self.settle(now, number, Err(BlockError::Written), actions)
+            }
             IoStatus::NoSpace => self.settle(now, number, Err(BlockError::NoSpace), actions),
             IoStatus::Medium => {
                 let detail = format!("{} at byte {}", self.chunk_of(part), part.offset);
                 self.settle(now, number, Err(BlockError::Medium { detail }), actions)
             }
-            IoStatus::Invalid | IoStatus::NeedsBase => {
+            IoStatus::Invalid | IoStatus::NeedsBase | IoStatus::Written => {
                 let detail = format!("{from} calls a request for {} invalid", self.chunk_of(part));
                 self.settle(now, number, Err(BlockError::Medium { detail }), actions)
             }
@@ -373,7 +376,7 @@ impl Router {
             };
         }
         let output = match part.kind {
-            IoKind::Write | IoKind::Zero => Ok(PartOutput::Done),
+            IoKind::Write | IoKind::Zero | IoKind::Fill => Ok(PartOutput::Done),
             IoKind::Read => verified_read(part.offset, part.len, &reply.blocks, &reply.payload).map(PartOutput::Data),
             IoKind::Extents => verified_extents(part.offset, part.len, &reply.blocks).map(PartOutput::Extents),
         };
@@ -609,6 +612,8 @@ impl Router {
         let message = match self.grant.base {
             _ if part.wanted() == Wanted::Layers => Message::LayersRequest(LayersRequest { request }),
             None => Message::IoRequest(request),
+            // What is unwritten is all that it asks.
+            Some(_) if part.kind == IoKind::Fill => Message::IoRequest(request),
             Some(_) => {
                 let base = part.base.iter().map(|block| Crc::of(block)).collect();
                 if !part.base.is_empty() {

@@ -245,7 +245,7 @@ fn handle(request: &IoRequest, store: &SharedStore, epoch: u32) -> Option<IoRepl
         return reply(IoStatus::WrongEpoch, Vec::new(), Bytes::new());
     }
     let range = BlockRange::covering(request.offset, request.len).expect("inside its chunk");
-    if let IoKind::Write | IoKind::Zero = request.kind {
+    if request.kind.is_write() {
         if store.done.insert(id) {
             store.write(request, range);
         }
@@ -273,7 +273,7 @@ impl FakeStore {
             let to = (start + BLOCK_BYTES).min(request.offset + request.len);
             let target = &mut data[(from - start) as usize..(to - start) as usize];
             match request.kind {
-                IoKind::Write => {
+                IoKind::Write | IoKind::Fill => {
                     let source = (from - request.offset) as usize..(to - request.offset) as usize;
                     target.copy_from_slice(&request.payload[source]);
                 }

@@ -144,7 +144,7 @@ impl Failure {
             BlockError::ReadOnly => NBD_EPERM,
             BlockError::OutOfRange => return past_the_end(command),
             // Not ESHUTDOWN: a client may come back after that, and find the same.
-            BlockError::Fenced | BlockError::Medium { .. } => NBD_EIO,
+            BlockError::Fenced | BlockError::Medium { .. } | BlockError::Written => NBD_EIO,
             BlockError::ShuttingDown => NBD_ESHUTDOWN,
         };
         Failure { error: code, message: error.to_string().into() }

@@ -12,8 +12,8 @@ use crate::store::api::{ReadKind, StoreOp, Token};
 use crate::{Action, ConnId};
 use ashlar_types::control::{ControlRequest, PgChange};
 use ashlar_types::view::{ClusterView, Fences, RESERVED_BLOCKS_PER_CHUNK, RESERVED_HEADROOM_BLOCKS};
-use ashlar_types::{BlockRange, ChunkId, Duration, Epoch, OsdId, PgId, Tick, VolumeId};
-use ashlar_wire::{LeaseRequest, Message};
+use ashlar_types::{BlockRange, ChunkId, Duration, Epoch, OsdId, PgId, Tick};
+use ashlar_wire::{IoKind, IoRequest, LeaseRequest, Message};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// How long an unanswered request to the metadata service waits before it is sent again.
@@ -132,9 +132,10 @@ impl<P: Policy> Env<P> {
         }
     }
 
-    /// Whether a volume has its space reserved.
-    pub(crate) fn is_reserved(&self, volume: VolumeId) -> bool {
-        self.view.reservations.as_ref().is_some_and(|reserved| reserved.volumes.contains_key(&volume))
+    /// Whether a write may take what is kept free for its volume. That is for the top layer: what fills one below it is something more.
+    pub(crate) fn is_reserved(&self, request: &IoRequest) -> bool {
+        let top = self.view.reservations.as_ref().and_then(|reserved| reserved.volumes.get(&request.volume));
+        top.is_some_and(|top| request.kind != IoKind::Fill || *top == request.chunk.layer)
     }
 
     /// Blocks for volumes that have nothing reserved.

@@ -34,6 +34,8 @@ pub trait Policy: std::fmt::Debug + 'static {
     const READ_ACROSS_MERGE: bool = false;
     /// A primary says that nothing is left of a layer that it has begun to merge.
     const LAYER_PURGED_EARLY: bool = false;
+    /// §6: a fill is done by what its worker knew, over what was written meanwhile.
+    const STALE_JOB_WORKER: bool = false;
     /// §4: credit out of what is reserved is granted for any volume.
     const RESERVATION_GIVEN_AWAY: bool = false;
     /// R4: a member reports without waiting for the prepares that it has under way.

@@ -167,13 +167,17 @@ impl FakeCluster {
         let range = BlockRange::covering(request.offset, request.len).expect("inside its chunk");
         match request.kind {
             IoKind::Read | IoKind::Extents => self.read(request, range, random),
-            IoKind::Write | IoKind::Zero => {
-                if request.kind == IoKind::Write {
+            IoKind::Fill if self.is_written(request.chunk.index, range) && !self.done.contains(&request.op.number) => {
+                refusal(request, IoStatus::Written, self.epoch)
+            }
+            IoKind::Write | IoKind::Zero | IoKind::Fill => {
+                if request.kind.carries_data() {
                     let crcs = super::super::data::fragment_crcs(u64::from(request.offset), &request.payload);
                     assert_eq!(request.crcs, crcs);
                 }
                 if self.done.insert(request.op.number) {
                     self.write(request, range);
+                    self.written.extend(range.iter().map(|block| (request.chunk.index, block.0)));
                 }
                 ok(request)
             }
@@ -251,6 +255,14 @@ impl FakeCluster {
         Message::LayersReply(LayersReply { op: request.op, epoch: request.epoch, runs, next })
     }
 
+    fn is_written(&self, chunk: ChunkIndex, range: BlockRange) -> bool {
+        let is_there = |block: BlockIndex| {
+            let key = (chunk, block.0);
+            self.blocks.contains_key(&key) || self.written.contains(&key)
+        };
+        range.iter().any(is_there)
+    }
+
     fn read(&self, request: &IoRequest, range: BlockRange, random: &mut Random) -> IoReply {
         let found: Vec<Option<&Bytes>> =
             range.iter().map(|block| self.blocks.get(&(request.chunk.index, block.0))).collect();
@@ -276,7 +288,7 @@ impl FakeCluster {
         }
         let target = &mut chunk[request.offset as usize..][..request.len as usize];
         match request.kind {
-            IoKind::Write => target.copy_from_slice(&request.payload),
+            IoKind::Write | IoKind::Fill => target.copy_from_slice(&request.payload),
             _ => target.fill(0),
         }
         for block in range.iter() {

@@ -13,9 +13,11 @@ use std::collections::BTreeSet;
 const SIZE: u64 = 3 * CHUNK_BYTES as u64;
 const BASE: u64 = CHUNK_BYTES as u64 - 10 * 4096;
 const SPAN: u64 = 20 * 4096;
+const BLOCK: usize = 4096;
 
 enum Expected {
     Done,
+    Written,
     Data(Vec<u8>),
     Extents { len: u64 },
 }
@@ -25,6 +27,8 @@ struct Run {
     cluster: FakeCluster,
     random: Random,
     model: Vec<u8>,
+    /// Blocks of the span that were written.
+    touched: BTreeSet<usize>,
     expected: BTreeMap<u64, Expected>,
     next_tag: u64,
     /// What the volume stands on, if it is a clone.
@@ -55,6 +59,7 @@ impl Run {
             cluster: FakeCluster::new(1 + random.below(3) as u32),
             random,
             model,
+            touched: BTreeSet::new(),
             expected: BTreeMap::new(),
             next_tag: 0,
             answered: BTreeSet::new(),
@@ -116,6 +121,7 @@ impl Run {
     fn check_completion(&mut self, tag: u64, result: Result<BlockReply, BlockError>) {
         match (self.expected.remove(&tag).expect("V1: one completion each"), result) {
             (Expected::Done, Ok(BlockReply::Done)) => {}
+            (Expected::Written, Err(BlockError::Written)) => {}
             (Expected::Data(expected), Ok(BlockReply::Data(pieces))) => {
                 assert!(pieces.concat() == expected, "V3: request {tag} read something else");
             }
@@ -137,10 +143,12 @@ impl Run {
         let len = ((1 + self.random.below(24)) * unit).min(SPAN - start);
         let offset = BASE + start;
         let here = start as usize..(start + len) as usize;
-        let (op, expected) = match self.random.below(10) {
+        let (op, expected) = match self.random.below(11) {
+            10 => self.fill(start),
             0..4 => {
                 let data: Vec<u8> = (0..len).map(|i| (tag * 7 + i / 512 + 1) as u8).collect();
-                self.model[here].copy_from_slice(&data);
+                self.model[here.clone()].copy_from_slice(&data);
+                self.touch(here);
                 (BlockOp::Write { offset, data: Bytes::from(data) }, Expected::Done)
             }
             4..8 => {
@@ -148,7 +156,8 @@ impl Run {
                 (BlockOp::Read { offset, len }, Expected::Data(self.model[here].to_vec()))
             }
             8 => {
-                self.model[here].fill(0);
+                self.model[here.clone()].fill(0);
+                self.touch(here);
                 let op = match self.random.below(3) {
                     0 => BlockOp::Discard { offset, len },
                     kind => BlockOp::WriteZeroes { offset, len, keep_allocated: kind == 1 },
@@ -166,6 +175,29 @@ impl Run {
         };
         self.expected.insert(tag, expected);
         self.step(ClientEvent::Submit(BlockRequest { tag, op }));
+    }
+
+    fn touch(&mut self, bytes: std::ops::Range<usize>) {
+        self.touched.extend(bytes.start / BLOCK..bytes.end.div_ceil(BLOCK));
+    }
+
+    /// Some whole blocks of one chunk. `start` is somewhere in the span.
+    fn fill(&mut self, start: u64) -> (BlockOp, Expected) {
+        let first = start as usize / BLOCK;
+        let at = |block: usize| BASE + (block * BLOCK) as u64;
+        let chunk = |block| at(block) / u64::from(CHUNK_BYTES);
+        let most = 1 + self.random.below(4) as usize;
+        let blocks: Vec<usize> =
+            (first..SPAN as usize / BLOCK).take(most).take_while(|block| chunk(*block) == chunk(first)).collect();
+        let data = vec![self.next_tag as u8 | 1; blocks.len() * BLOCK];
+        let op = BlockOp::Fill { offset: at(first), data: Bytes::from(data.clone()) };
+        if blocks.iter().any(|block| self.touched.contains(block)) {
+            return (op, Expected::Written);
+        }
+        let here = first * BLOCK..(first + blocks.len()) * BLOCK;
+        self.model[here.clone()].copy_from_slice(&data);
+        self.touch(here);
+        (op, Expected::Done)
     }
 
     fn turn(&mut self) {

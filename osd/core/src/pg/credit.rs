@@ -36,7 +36,7 @@ impl Pg {
         let (in_sync, joiners) = self.participants(proposal.request.chunk, !P::WRITE_ON_MISSING_CHUNK);
         let everyone: Vec<OsdId> = in_sync.into_iter().chain(joiners).collect();
         let space = env.store.space();
-        let (free, is_reserved) = (env.open_space(), env.is_reserved(proposal.request.volume));
+        let (free, is_reserved) = (env.open_space(), env.is_reserved(&proposal.request));
         let Some(primary) = self.primary() else { return false };
         let mut suffices = true;
         let mut short = Vec::new();
@@ -135,7 +135,7 @@ impl Pg {
     fn reserved_need<P: Policy>(&mut self, first: u64, env: &mut Env<P>) -> u64 {
         let Some(primary) = self.primary() else { return first };
         let cost = |p: &Proposal| match &p.change {
-            Change::Write { range, .. } if env.is_reserved(p.request.volume) => {
+            Change::Write { range, .. } if env.is_reserved(&p.request) => {
                 Some(u64::from(range.count()) + Store::<P>::pages_of(*range))
             }
             _ => None,
@@ -220,7 +220,7 @@ impl Pg {
     fn retry_uncredited<P: Policy>(&mut self, mut refused_by: Option<(OsdId, Refused)>, env: &mut Env<P>) {
         while let Some(proposal) = self.primary().and_then(|p| p.uncredited.pop_front()) {
             let (chunk, op) = (proposal.request.chunk, proposal.request.op);
-            let is_reserved = env.is_reserved(proposal.request.volume);
+            let is_reserved = env.is_reserved(&proposal.request);
             let blocks = self.cost_of(chunk, &proposal.change, env);
             let is_short = |line: Option<&CreditLine>| line.is_none_or(|l| l.granted - l.used < blocks);
             let (in_sync, joiners) = self.participants(chunk, !P::WRITE_ON_MISSING_CHUNK);

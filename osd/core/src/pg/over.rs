@@ -4,7 +4,7 @@
 
 use super::write::edges;
 use ashlar_types::{BLOCK_BYTES, BlockIndex, BlockRange, Crc, Version};
-use ashlar_wire::{BlockState, IoKind, IoRequest};
+use ashlar_wire::{BlockState, IoRequest};
 use bytes::Bytes;
 use std::collections::BTreeMap;
 
@@ -27,7 +27,7 @@ pub(super) fn split(request: &mut IoRequest, crcs: Vec<Crc>) -> Option<SentBase>
     let at = request.payload.len().checked_sub(crcs.len() * BLOCK_BYTES as usize)?;
     let data = request.payload.split_off(at);
     let range = BlockRange::covering(request.offset, request.len);
-    let writes = matches!(request.kind, IoKind::Write | IoKind::Zero);
+    let writes = request.kind.is_write();
     let indexes = range.filter(|_| writes).map(|range| edges(request, range).into_iter().collect());
     Some(SentBase { crcs, data, indexes: indexes.unwrap_or_default() })
 }

@@ -20,7 +20,8 @@ use crate::policy::Policy;
 use crate::store::api::{ReadKind, Token};
 use ashlar_types::control::PgChange;
 use ashlar_types::{
-    AttachmentId, BlockRange, CHUNK_BYTES, ChunkId, Duration, Epoch, OpId, OsdId, PgId, StackRevision, Tick, Version,
+    AttachmentId, BLOCK_BYTES, BlockRange, CHUNK_BYTES, ChunkId, Duration, Epoch, OpId, OsdId, PgId, StackRevision,
+    Tick, Version,
 };
 use ashlar_wire::{Change, Commit, IoKind, IoReply, IoRequest, IoStatus, LeaseGrant, Message, Prepare, WriteMeta};
 use bytes::Bytes;
@@ -174,7 +175,7 @@ pub(super) struct Queued {
 
 impl Queued {
     pub(super) fn is_write(&self) -> bool {
-        matches!(self.request.kind, IoKind::Write | IoKind::Zero)
+        self.request.kind.is_write()
     }
 }
 
@@ -360,7 +361,7 @@ impl Pg {
             Ok(below) => below,
             Err(status) => {
                 // A write that came into the layer before it was frozen is there: written again into the next one, it would be there twice.
-                let is_write = matches!(request.kind, IoKind::Write | IoKind::Zero);
+                let is_write = request.kind.is_write();
                 let is_done = status == IoStatus::StaleStack && is_write && self.is_repeated(conn, &request, env);
                 if !is_done {
                     env.reply(conn, refusal(request.op, status, epoch));
@@ -406,9 +407,12 @@ impl Pg {
             && hello.attachment == request.attachment
             && hello.generation == request.generation
             && (hello.read_only || hello.attachment != AttachmentId::FROZEN)
-            && !(hello.read_only && matches!(request.kind, IoKind::Write | IoKind::Zero));
-        let is_whole = request.offset.checked_add(request.len).is_some_and(|end| end <= CHUNK_BYTES) && request.len > 0;
-        let carries = if request.kind == IoKind::Write { request.len as usize } else { 0 };
+            && !(hello.read_only && request.kind.is_write());
+        let is_aligned = request.offset.is_multiple_of(BLOCK_BYTES) && request.len.is_multiple_of(BLOCK_BYTES);
+        let is_whole = request.offset.checked_add(request.len).is_some_and(|end| end <= CHUNK_BYTES)
+            && request.len > 0
+            && (request.kind != IoKind::Fill || is_aligned);
+        let carries = if request.kind.carries_data() { request.len as usize } else { 0 };
         let base = base.filter(|base| base.fits()).ok_or(IoStatus::Invalid)?;
         if !is_capable || !is_whole || request.payload.len() != carries {
             return Err(IoStatus::Invalid);
@@ -426,7 +430,7 @@ impl Pg {
                 return Err(IoStatus::StaleOp);
             }
         }
-        if (request.kind == IoKind::Write && !super::write::fragments_match(request)) || !base.is_undamaged() {
+        if (request.kind.carries_data() && !super::write::fragments_match(request)) || !base.is_undamaged() {
             return Err(IoStatus::BadChecksum);
         }
         Ok(stack.below.clone())

@@ -21,7 +21,7 @@ use std::collections::BTreeSet;
 const ADOPTED_AGAIN: Duration = Duration::from_millis(200);
 const ADOPTED_DOUBLINGS_MAX: u32 = 5;
 
-/// A write that waits for the old contents of its first or last block.
+/// A write that waits for the old contents of its first or last block, or a fill that is to find nothing.
 #[derive(Debug)]
 pub(super) struct Merging {
     pub queued: Queued,
@@ -74,6 +74,10 @@ impl Pg {
             return;
         }
         let request = &queued.request;
+        if request.kind == IoKind::Fill {
+            self.read_first(queued, ReadKind::States, env);
+            return;
+        }
         if edges(request, queued.range).is_empty() {
             let change = match request.kind {
                 IoKind::Zero => Change::Zero { range: queued.range },
@@ -84,8 +88,7 @@ impl Pg {
             self.propose(Proposal { request, change, payload, below, is_over: over.is_some(), watch }, env);
             return;
         }
-        let edges = edges(request, queued.range);
-        self.read_edges(queued, edges, env);
+        self.read_first(queued, ReadKind::Data, env);
     }
 
     /// R12.
@@ -93,19 +96,26 @@ impl Pg {
         self.config.in_sync.len() >= usize::from(self.config.min_size) || (at_answer && P::MIN_SIZE_AT_ADMISSION_ONLY)
     }
 
-    fn read_edges<P: Policy>(&mut self, queued: Queued, edges: BTreeSet<BlockIndex>, env: &mut Env<P>) {
+    /// What has to be known before the write: the data of the blocks that it covers only partly, or whether what it fills is unwritten.
+    fn read_first<P: Policy>(&mut self, queued: Queued, kind: ReadKind, env: &mut Env<P>) {
+        let ranges: Vec<BlockRange> = match kind {
+            ReadKind::Data => {
+                let edges = edges(&queued.request, queued.range).into_iter();
+                edges.filter_map(|block| BlockRange::new(block, 1)).collect()
+            }
+            _ => vec![queued.range],
+        };
         let pg = self.id;
         let (chunk, op) = (queued.request.chunk, queued.request.op);
         let Some(primary) = self.primary() else { return };
         let epoch = primary.epoch;
         let ops = primary.chunks.entry(chunk).or_default();
         let mut awaited = BTreeSet::new();
-        for block in edges {
-            let range = BlockRange::new(block, 1).expect("inside the range of the request");
-            let token = env.read(pg, chunk, range, ReadKind::Data, Pending::Merge { epoch, chunk, op });
+        for range in ranges {
+            let token = env.read(pg, chunk, range, kind, Pending::Merge { epoch, chunk, op });
             awaited.insert(token);
             if let Some(below) = &queued.below {
-                primary.stack_reads.insert(token, StackRead::new(ReadKind::Data, chunk, below.clone()));
+                primary.stack_reads.insert(token, StackRead::new(kind, chunk, below.clone()));
             }
         }
         ops.merging.insert(op, Merging { queued, awaited, old: vec![] });
@@ -133,6 +143,9 @@ impl Pg {
             return;
         }
         let Some(merging) = ops.merging.get_mut(&op) else { return };
+        if merging.queued.request.kind == IoKind::Fill {
+            return self.on_fill_read(chunk, op, &outcome, env);
+        }
         let block = outcome.range.first();
         let is_unwritten = outcome.states.first().is_none_or(|state| state.stamp == Version::NONE);
         let old = match &merging.queued.over {
@@ -154,6 +167,20 @@ impl Pg {
         let Some(merging) = ops.merging.remove(&op) else { return };
         let proposal = merge(merging);
         self.propose(proposal, env);
+    }
+
+    /// What a fill would be written over, if it is.
+    fn on_fill_read<P: Policy>(&mut self, chunk: ChunkId, op: OpId, outcome: &ReadOutcome, env: &mut Env<P>) {
+        let Some(ops) = self.primary().and_then(|primary| primary.chunks.get_mut(&chunk)) else { return };
+        let Some(Merging { queued, .. }) = ops.merging.remove(&op) else { return };
+        if outcome.states.iter().any(|state| state.stamp != Version::NONE) && !P::STALE_JOB_WORKER {
+            self.fail_write(chunk, op, IoStatus::Written, env);
+            return;
+        }
+        let Queued { request, range, below, over, watch, .. } = queued;
+        let change = Change::Write { range, crcs: request.crcs.clone() };
+        let payload = request.payload.clone();
+        self.propose(Proposal { request, change, payload, below, is_over: over.is_some(), watch }, env);
     }
 
     /// Old contents or space could not be had: nothing was done.

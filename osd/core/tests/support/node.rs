@@ -205,9 +205,12 @@ impl Node {
 
     /// The view has a barrier that brings this stack, and that drops these layers.
     pub fn raise_stack(&mut self, revision: u32, retire: IdSet<LayerId>) {
-        let floor = Floor { stack_revision: StackRevision(revision), ..Floor::default() };
-        let (gone, pgs) = (IdSet::default(), vec![PG]);
-        self.view.barriers = vec![Barrier { id: revision.into(), volume: VolumeId(1), floor, gone, retire, pgs }];
+        self.raise_floor(Floor { stack_revision: StackRevision(revision), ..Floor::default() }, retire);
+    }
+
+    pub fn raise_floor(&mut self, floor: Floor, retire: IdSet<LayerId>) {
+        let (id, gone, pgs) = (floor.stack_revision.0.into(), IdSet::default(), vec![PG]);
+        self.view.barriers = vec![Barrier { id, volume: VolumeId(1), floor, gone, retire, pgs }];
         self.view.revision = Revision(self.view.revision.0 + 1);
         self.step(Event::View(self.view.clone()));
         self.settle();
@@ -323,7 +326,7 @@ impl Node {
         tag: u8,
     ) -> IoRequest {
         let (offset, len) = (bytes.start, bytes.end - bytes.start);
-        let is_write = kind == IoKind::Write;
+        let is_write = kind.carries_data();
         let payload = if is_write { Bytes::from(vec![tag; len as usize]) } else { Bytes::new() };
         IoRequest {
             op: OpId { session: SESSION, number },

@@ -58,7 +58,7 @@ impl Toy {
         let op = match request.kind {
             IoKind::Extents => return actions.push(Action::Send(conn, reply(request.op, Bytes::new()))),
             IoKind::Read => DiskOp::Read { at, len: request.len },
-            IoKind::Write => DiskOp::Write { at, data: vec![request.payload.clone()], through: false },
+            IoKind::Write | IoKind::Fill => DiskOp::Write { at, data: vec![request.payload.clone()], through: false },
             IoKind::Zero => DiskOp::Discard { at, len: u64::from(request.len) },
         };
         self.last_io += 1;
