@@ -1,12 +1,13 @@
 //! The control protocol's requests and answers as plain types. `wire/control` gives them their form on the network
 //! (gRPC); the metadata core takes and gives them as they are.
 
+use crate::job::{JobInfo, JobWork};
 use crate::perf::{OsdPerf, PerfReport};
 use crate::scrub::{ScrubReport, ScrubTarget};
 use crate::view::{ClusterView, PoolInfo};
 use crate::{
-    AttachmentId, BootId, ClusterId, DiskName, Epoch, Generation, LayerId, MdsId, Name, OsdId, PgId, PoolId, Revision,
-    SessionId, SnapshotId, StackRevision, VolumeId,
+    AttachmentId, BootId, ClusterId, DiskName, Epoch, Generation, JobId, LayerId, MdsId, Name, OsdId, PgId, PoolId,
+    Revision, SessionId, SnapshotId, StackRevision, VolumeId,
 };
 use serde::{Deserialize, Serialize};
 
@@ -226,6 +227,49 @@ pub enum ControlRequest {
     SnapshotGroupDelete {
         name: Name,
     },
+    /// Begins the job that gives a clone what it reads from its base; or, while that runs, is answered with it.
+    VolumeFlatten {
+        name: Name,
+        /// Bytes a second; `None`: as fast as it goes.
+        rate: Option<u64>,
+    },
+    /// Read.
+    JobList,
+    JobSet {
+        job: JobId,
+        rate: Option<u64>,
+        paused: bool,
+    },
+    /// What it has done stays.
+    JobCancel {
+        job: JobId,
+    },
+    /// A gateway process has time for a job that nobody works on. Answered by [`ControlReply::JobTaken`].
+    JobTake {
+        gateway: String,
+        boot: BootId,
+    },
+    /// Read: what the worker of this session needs, as it is now. [`ControlError::Fencing`] while an earlier worker may still be at it, or what it
+    /// works on is still changing: ask again. Not found once another one has the job, or nobody.
+    JobGrant {
+        job: JobId,
+        session: SessionId,
+    },
+    /// How far a worker is, often enough that nobody else is given its job. Refused as `JobGrant` is; answered with the job.
+    JobProgress {
+        job: JobId,
+        session: SessionId,
+        /// Bytes.
+        position: u64,
+        /// Bytes that this worker has written.
+        filled: u64,
+        trouble: Option<String>,
+    },
+    /// All of it is done.
+    JobDone {
+        job: JobId,
+        session: SessionId,
+    },
 }
 
 /// When a volume gets its space.
@@ -236,6 +280,8 @@ pub enum Provision {
     Thin,
     /// At once, without being written: no write to it meets a full disk.
     Lazy,
+    /// At once, and a job writes zeroes wherever nothing was ever written.
+    Eager,
 }
 
 /// How much more volumes of a pool may be promised than its OSDs hold, in hundredths: 100 is as much as there is.
@@ -339,6 +385,11 @@ pub enum ControlReply {
     /// Of the OSDs that the leader has heard, each with what it has told.
     Perf(Vec<OsdPerf>),
     Space(SpaceReport),
+    Job(Box<JobInfo>),
+    Jobs(Vec<JobInfo>),
+    /// `None`: there is none to be had.
+    JobTaken(Option<(JobId, SessionId)>),
+    JobWork(Box<JobWork>),
 }
 
 /// What is used on the OSDs that the leader has heard, over all copies.

@@ -38,6 +38,8 @@ id!(/// A layer of a volume: a map from blocks to data (design.md §1.1). Never 
     LayerId(u64), "layer.");
 id!(/// A snapshot of a volume.
     SnapshotId(u64), "snap.");
+id!(/// A job: what a worker does for a volume, however long that takes.
+    JobId(u64), "job.");
 id!(/// An attachment of a volume to a gateway. It keeps its id while its generation rises.
     AttachmentId(u64), "att.");
 id!(/// Rises each time an attachment is taken over; below the floor of a PG, requests are refused (design.md §7).

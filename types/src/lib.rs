@@ -17,6 +17,7 @@ mod time;
 mod version;
 
 pub mod control;
+pub mod job;
 pub mod perf;
 pub mod scrub;
 pub mod view;
@@ -35,8 +36,8 @@ pub use geometry::{
 pub use histogram::Histogram;
 pub use id_set::{IdSet, Numbered};
 pub use ids::{
-    AttachmentId, BootId, ChunkId, ChunkIndex, ClusterId, Generation, LayerId, MdsId, OpId, OpNumber, OsdId, PgId,
-    PoolId, Revision, SessionId, SnapshotId, StackRevision, VolumeId,
+    AttachmentId, BootId, ChunkId, ChunkIndex, ClusterId, Generation, JobId, LayerId, MdsId, OpId, OpNumber, OsdId,
+    PgId, PoolId, Revision, SessionId, SnapshotId, StackRevision, VolumeId,
 };
 pub use name::{Name, NameError};
 pub use payload::aligned_payload;

@@ -11,8 +11,8 @@ use ashlar_types::control::{
 use ashlar_types::scrub::{ScrubReport, ScrubTarget};
 use ashlar_types::view::{ClusterView, Floor};
 use ashlar_types::{
-    BootId, ClusterId, DiskName, Epoch, IdSet, LayerId, Name, OsdId, PgId, PoolId, Revision, SnapshotId, StackRevision,
-    VolumeId,
+    BootId, ClusterId, DiskName, Epoch, IdSet, JobId, LayerId, Name, OsdId, PgId, PoolId, Revision, SessionId,
+    SnapshotId, StackRevision, VolumeId,
 };
 use proptest::prelude::*;
 use std::collections::BTreeMap;
@@ -56,7 +56,7 @@ impl Digits {
     }
 
     fn provision(&mut self) -> Provision {
-        if self.next(2) == 0 { Provision::Thin } else { Provision::Lazy }
+        [Provision::Thin, Provision::Lazy, Provision::Eager][self.next(3) as usize]
     }
 
     /// Seldom one, since the disks are small.
@@ -89,7 +89,23 @@ fn target(d: &mut Digits) -> ScrubTarget {
 fn command(number: u64, view: &ClusterView) -> Command {
     use ControlRequest as R;
     let mut d = Digits(number);
-    let request = match d.next(51) {
+    let request = match d.next(60) {
+        51 => R::VolumeFlatten { name: d.name(), rate: (d.next(2) == 0).then_some(1 << 20) },
+        52 => R::JobSet { job: JobId(1 + d.next(6)), rate: None, paused: d.next(2) == 0 },
+        53 => R::JobCancel { job: JobId(1 + d.next(6)) },
+        54..60 => {
+            // Sessions are given out to all, one after the other.
+            let (job, session) = (JobId(1 + d.next(6)), SessionId(1 + d.next(12)));
+            match d.next(6) {
+                0 => R::JobDone { job, session },
+                1 => R::JobProgress { job, session, position: d.size(), filled: d.size(), trouble: None },
+                2 | 3 => R::JobGrant { job, session },
+                _ => {
+                    let replaces = (d.next(2) == 0).then_some(session);
+                    return Command::JobTake { job, replaces, gateway: d.gateway(), boot: d.boot() };
+                }
+            }
+        }
         21 => R::ScrubStart { target: target(&mut d), deep: d.next(2) == 0 },
         22 => R::ScrubCancel { target: target(&mut d) },
         23 => {
@@ -212,6 +228,8 @@ struct World {
     /// Dropped by some PG of the pool.
     retired: BTreeMap<PoolId, IdSet<LayerId>>,
     grants: Vec<AttachGrant>,
+    /// Those of workers.
+    work: Vec<AttachGrant>,
     /// Of each group that was ever taken: the snapshots, and the first stacks in which they are frozen.
     cuts: Vec<Vec<(VolumeId, SnapshotId, StackRevision)>>,
 }
@@ -275,6 +293,27 @@ impl World {
             let is_same = |g: &AttachGrant| (g.attachment, g.generation) == (grant.attachment, grant.generation);
             assert!(self.grants.iter().all(|g| g.session != grant.session || is_same(g)), "A1");
             self.grants.push(grant);
+        }
+    }
+}
+
+impl World {
+    /// Whoever works on a job finds all earlier workers fenced, and what he fills, and reads for it, kept.
+    fn on_work(&mut self, grant: AttachGrant, view: &ClusterView) {
+        let retired = self.retired.entry(grant.pool).or_default();
+        assert!(grant.layers.iter().all(|layer| !retired.contains(*layer)), "{grant:?} is of layers that are kept");
+        let is_older = |g: &&AttachGrant| g.volume == grant.volume && g.session != grant.session;
+        for pg in view.pgs.keys().filter(|pg| pg.pool == grant.pool) {
+            let floor = self.floors.entry((*pg, grant.volume)).or_default();
+            assert!(!floor.fences(grant.attachment, grant.generation), "{pg} serves who works");
+            assert!(floor.stack_revision <= grant.stack_revision, "{pg} serves the stack that was given");
+            for older in self.work.iter().filter(is_older) {
+                assert!(floor.fences(older.attachment, older.generation), "Z2: {pg} serves {older:?} beside {grant:?}");
+            }
+        }
+        assert!(view.merges.iter().all(|m| grant.base.is_none() || m.from != grant.layers[0]), "Z3: {grant:?}");
+        if !self.work.contains(&grant) {
+            self.work.push(grant);
         }
     }
 }
@@ -381,6 +420,9 @@ proptest! {
             if let Ok(ControlReply::SnapshotGroup(group)) = &result {
                 world.on_group(group, &state);
             }
+            if let Ok(ControlReply::JobWork(work)) = &result {
+                world.on_work(work.grant.clone(), &watcher);
+            }
             if let Ok(ControlReply::Opened(grant)) = result {
                 if grant.name.snapshot.is_none() {
                     world.assert_cut(&grant, &state, &watcher);
@@ -392,6 +434,7 @@ proptest! {
         let decoded = ClusterState::decode(&state.encode());
         prop_assert_eq!(decoded.as_ref(), Ok(&state));
         delete_everything(&mut state);
+        prop_assert_eq!(ask(&state, ControlRequest::JobList), ControlReply::Jobs(vec![]));
         prop_assert!(volumes(&state).is_empty() && state.volumes_kept() == 0, "nothing is kept for nobody");
     }
 }

@@ -6,7 +6,7 @@ use super::NodeConfig;
 use crate::state::{ClusterState, Command, Verdict};
 use ashlar_types::control::{OsdHeartbeat, OsdUsage};
 use ashlar_types::perf::{OsdPerf, PerfReport};
-use ashlar_types::{BootId, Duration, LayerId, OsdId, Revision, Tick, VolumeId};
+use ashlar_types::{BootId, Duration, LayerId, OsdId, Revision, SessionId, Tick, VolumeId};
 use std::collections::BTreeMap;
 
 /// Suspicions taken from one heartbeat.
@@ -39,9 +39,25 @@ pub(super) struct Detector {
     quiet: Option<(Revision, Tick)>,
     /// When verdicts on reservations were last proposed.
     verdicts: BTreeMap<(VolumeId, Revision), Tick>,
+    /// When workers of jobs were heard last, or first missed.
+    workers: BTreeMap<SessionId, Tick>,
 }
 
 impl Detector {
+    pub(super) fn worker_heard(&mut self, worker: SessionId) {
+        self.workers.insert(worker, self.ran);
+    }
+
+    /// Adds those that were never heard, so that their time runs.
+    pub(super) fn forget_workers_but(&mut self, workers: impl Iterator<Item = SessionId>) {
+        let before = std::mem::take(&mut self.workers);
+        self.workers = workers.map(|worker| (worker, before.get(&worker).copied().unwrap_or(self.ran))).collect();
+    }
+
+    pub(super) fn is_worker_silent(&self, worker: SessionId, patience: Duration) -> bool {
+        self.workers.get(&worker).is_some_and(|at| *at + patience <= self.ran)
+    }
+
     /// A heartbeat of the OSD's present process. Gives a command if it was taken for dead.
     pub(super) fn on_heartbeat(
         &mut self,

@@ -5,7 +5,7 @@
 //! N3: the failure detector lives in the leader's memory; a new leader gives every OSD a full grace period.
 //! N4: same configuration, durable state and events, same actions. Raft draws election timeouts at random; they are set
 //! after each step to a function of {seed, id, term}.
-//! Disk: durable.rs. Requests: requests.rs. Raft's Ready cycle: ready.rs. Detector: detector.rs.
+//! Disk: durable.rs. Requests: requests.rs. Raft's Ready cycle: ready.rs. Detector: detector.rs. Jobs: work.rs.
 
 mod config;
 mod detector;
@@ -14,6 +14,7 @@ mod mirror;
 mod ready;
 mod requests;
 mod space;
+mod work;
 
 #[cfg(test)]
 mod tests;

@@ -92,15 +92,22 @@ impl MetadataNode {
             return self.reply(id, Err(ControlError::Busy), actions);
         }
         let deadline = now + self.config.request_timeout;
+        match request {
+            ControlRequest::JobTake { gateway, boot } => return self.on_job_take(id, gateway, boot, deadline, actions),
+            ControlRequest::JobProgress { session, .. } | ControlRequest::JobGrant { session, .. } => {
+                self.on_worker_heard(session);
+            }
+            _ => {}
+        }
         if self.state.query(&request).is_some() {
             self.requests.new_reads.push(Read { id, request, deadline });
         } else {
-            self.propose(id, request, deadline, actions);
+            self.propose(id, Command::Request(request), deadline, actions);
         }
     }
 
-    fn propose(&mut self, id: u64, request: ControlRequest, deadline: Tick, actions: &mut Vec<NodeAction>) {
-        let data = Command::Request(request).encode();
+    pub(super) fn propose(&mut self, id: u64, command: Command, deadline: Tick, actions: &mut Vec<NodeAction>) {
+        let data = command.encode();
         if self.raft.propose(Vec::new(), data).is_err() {
             // Dropped before it entered the log: leadership is on its way to another node.
             return self.reply(id, Err(self.not_leader()), actions);
@@ -194,7 +201,7 @@ impl MetadataNode {
                 match self.state.query(&read.request) {
                     Some(result) => self.reply(read.id, result, actions),
                     // What could be answered when it came needs a change of state by now.
-                    None => self.propose(read.id, read.request, read.deadline, actions),
+                    None => self.propose(read.id, Command::Request(read.request), read.deadline, actions),
                 }
             }
         }
@@ -221,7 +228,7 @@ impl MetadataNode {
         ControlError::NotLeader { leader: self.config.address_of(self.leader) }
     }
 
-    fn reply(&self, id: u64, result: Result<ControlReply, ControlError>, actions: &mut Vec<NodeAction>) {
+    pub(super) fn reply(&self, id: u64, result: Result<ControlReply, ControlError>, actions: &mut Vec<NodeAction>) {
         actions.push(NodeAction::Reply { id, result });
     }
 }

@@ -16,10 +16,12 @@ impl MetadataNode {
         use ControlRequest as R;
         let state = &self.state;
         let (what, demand, top) = match request {
-            R::VolumeCreate { name, size, pool, provision: Provision::Lazy } => {
+            R::VolumeCreate { name, size, pool, provision: Provision::Lazy | Provision::Eager } => {
                 (format!("volume {name}"), state.demand_of_new(pool.as_ref(), *size), None)
             }
-            R::VolumeSet { name, provision: Provision::Lazy } => {
+            R::VolumeSet { name, provision: Provision::Lazy | Provision::Eager }
+                if state.reserved_top(name).is_none() =>
+            {
                 let Some(size) = state.size_of(name) else { return Ok(()) };
                 let Some((demand, top)) = state.demand_of_size(name, size) else { return Ok(()) };
                 (format!("volume {name}"), demand, Some(top))

@@ -285,7 +285,7 @@ impl ClusterState {
             size,
             read_only: attachment.read_only,
             // Of a snapshot of a clone too: it is read through what the clone stands on.
-            base: volume.origin,
+            base: self.base_of(volume),
         }
     }
 
@@ -305,7 +305,9 @@ impl ClusterState {
         if !gone.iter().any(|a| a.opened) {
             return;
         }
-        let oldest = record.attachments.keys().next().copied().unwrap_or(AttachmentId(self.next.attachment));
+        let living = record.attachments.keys().next().copied();
+        let next = AttachmentId(self.next.attachment);
+        let oldest = living.into_iter().chain(self.worker_attachment(volume)).min().unwrap_or(next);
         self.raise_floor(volume, |floor| {
             floor.oldest_attachment = floor.oldest_attachment.max(oldest);
             for attachment in gone.iter().filter(|a| a.opened) {

@@ -82,6 +82,7 @@ impl ClusterState {
         let living = &record.attachments;
         record.floor.generations.retain(|id, _| living.contains_key(id));
         self.end_cuts();
+        self.jobs_go_on(volume);
     }
 
     /// For people: what a pending barrier waits for.

@@ -116,12 +116,13 @@ impl ClusterState {
             layers: self.stack(layer),
             size: origin.size,
             read_only: true,
-            base: record.origin,
+            base: self.base_of(record),
         }))
     }
 
     /// Deletes a volume on which clones stand, as far as none of them needs it (O3). The caller has checked that nobody has it.
     pub(super) fn hide(&mut self, volume: VolumeId) {
+        self.drop_job(volume);
         self.unreserve(volume);
         let used_before = self.layers_in_use(&self.volumes[&volume]);
         // In the place of the old top, which is given up: so a pool that is full of layers has one more only until the barrier has passed,

@@ -1,7 +1,7 @@
 //! The commands of the Raft log.
 
 use ashlar_types::control::ControlRequest;
-use ashlar_types::{BootId, Epoch, OsdId, PgId, Revision, VolumeId};
+use ashlar_types::{BootId, Epoch, JobId, OsdId, PgId, Revision, SessionId, VolumeId};
 use serde::{Deserialize, Serialize};
 
 /// An entry of the Raft log. Its bytes: [`Command::encode`] in format.rs.
@@ -19,6 +19,8 @@ pub enum Command {
     Rebalance { pgs: Vec<(PgId, Epoch)> },
     /// All OSDs have told whether they keep what is reserved.
     ReserveJudged(Verdict),
+    /// A gateway process gets a job, in the place of the worker that the leader has not heard of for too long. Ignored unless that is still its worker.
+    JobTake { job: JobId, replaces: Option<SessionId>, gateway: String, boot: BootId },
 }
 
 /// Ignored unless the volume is still asked for by the view of this revision.

@@ -114,7 +114,8 @@ impl ClusterState {
         let own = self.merges.pending.values().filter(|merge| merge.volume == volume);
         let mut busy: BTreeSet<LayerId> = own.flat_map(|merge| [merge.from, merge.into]).collect();
         let mut pairs = Vec::new();
-        for layer in used.iter().rev().filter(|layer| !tips.contains(layer)) {
+        let may_go = |layer: &&LayerId| !tips.contains(layer) && !self.is_being_filled(volume, **layer);
+        for layer in used.iter().rev().filter(may_go) {
             if busy.len() / 2 >= MERGES_PER_VOLUME_MAX {
                 break;
             }
@@ -125,6 +126,11 @@ impl ClusterState {
             }
         }
         pairs
+    }
+
+    /// Whether it is being taken apart.
+    pub(super) fn is_merging(&self, layer: LayerId) -> bool {
+        self.merges.pending.values().any(|merge| merge.from == layer)
     }
 
     /// A merge that isn't known was done or given up before: the answer to a late or repeated message is the same.

@@ -4,7 +4,7 @@
 //! S3: a handler checks everything before it changes anything, so a refusal leaves no trace.
 //! Every node applies the same commands in the same order and must reach the same state: no clock, no randomness, no
 //! unordered maps. PG rules: pg.rs. Placement: placement.rs. Volumes and fencing: volume.rs, attachment.rs, barrier.rs.
-//! Layers, snapshots and clones: layer.rs, snapshot.rs, group.rs, merge.rs, clone.rs. Scrubs: scrub.rs. Space: reserve.rs.
+//! Layers, snapshots and clones: layer.rs, snapshot.rs, group.rs, merge.rs, clone.rs. Scrubs: scrub.rs. Space: reserve.rs. Jobs: job.rs.
 
 mod attachment;
 mod barrier;
@@ -13,6 +13,7 @@ mod command;
 mod format;
 mod group;
 mod invariants;
+mod job;
 mod layer;
 mod merge;
 mod osd;
@@ -41,6 +42,7 @@ use std::collections::BTreeMap;
 
 use attachment::GatewayRecord;
 use group::Groups;
+use job::Jobs;
 use layer::LayerRecord;
 use merge::Merges;
 use osd::OsdRecord;
@@ -95,6 +97,7 @@ pub struct ClusterState {
     merges: Merges,
     reserves: Reserves,
     groups: Groups,
+    jobs: Jobs,
 }
 
 /// What a handler gives back.
@@ -121,6 +124,7 @@ impl ClusterState {
             merges: Merges::default(),
             reserves: Reserves::default(),
             groups: Groups::default(),
+            jobs: Jobs::default(),
         }
     }
 
@@ -134,6 +138,7 @@ impl ClusterState {
             Command::OsdUp { osd, boot } => self.osd_up(osd, boot),
             Command::Rebalance { pgs } => self.rebalance(&pgs),
             Command::ReserveJudged(verdict) => self.reserve_judged(&verdict),
+            Command::JobTake { job, replaces, gateway, boot } => self.job_take(job, replaces, gateway, boot),
         }
     }
 
@@ -154,6 +159,13 @@ impl ClusterState {
             R::SnapshotGroupCreate { name, volumes, taken_at } => self.snapshot_group_create(name, volumes, taken_at),
             R::SnapshotGroupDelete { name } => self.snapshot_group_delete(&name),
             R::MergeDone { merge, pgs } => self.merge_done(merge, &pgs),
+            R::VolumeFlatten { name, rate } => self.volume_flatten(&name, rate),
+            R::JobSet { job, rate, paused } => self.job_set(job, rate, paused),
+            R::JobCancel { job } => self.job_cancel(job),
+            R::JobProgress { job, session, position, filled, trouble } => {
+                self.job_progress(job, session, position, filled, trouble)
+            }
+            R::JobDone { job, session } => self.job_done(job, session),
             R::VolumeRevert { volume, snapshot, force } => self.volume_revert(&volume, &snapshot, force),
             R::VolumeClone { source, names, pool } => self.volume_clone(&source, names, pool.as_ref()),
             R::Attach { name, gateway, mode, read_only } => self.attach(&name, gateway, mode, read_only),
@@ -180,6 +192,9 @@ impl ClusterState {
             | R::SnapshotGroupList
             | R::SnapshotGroupShow { .. }
             | R::SessionGrant { .. }
+            | R::JobList
+            | R::JobGrant { .. }
+            | R::JobTake { .. }
             | R::BaseGrant { .. }
             | R::AttachmentList { .. }
             | R::ViewSince { .. }
@@ -206,6 +221,10 @@ impl ClusterState {
             R::ViewSince { revision } => Ok(ControlReply::View(Box::new(self.view_since(*revision)))),
             R::SessionGrant { name, session } => self.session_grant(name, *session),
             R::BaseGrant { volume, layer } => self.base_grant(*volume, *layer),
+            R::JobList => self.job_list(),
+            R::JobGrant { job, session } => self.job_grant(*job, *session),
+            // Which one is to be had the leader says, by what it has heard of workers (node/work.rs).
+            R::JobTake { .. } => Ok(ControlReply::JobTaken(None)),
             R::OpenAttachment { name, gateway, boot } => return self.opened_before(name, gateway, *boot),
             _ => return None,
         })

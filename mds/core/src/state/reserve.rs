@@ -58,7 +58,11 @@ impl ClusterState {
     }
 
     pub(super) fn provision_of(&self, volume: VolumeId) -> Provision {
-        if self.reserves.volumes.contains_key(&volume) { Provision::Lazy } else { Provision::Thin }
+        match self.reserves.volumes.contains_key(&volume) {
+            true if self.is_eager(volume) => Provision::Eager,
+            true => Provision::Lazy,
+            false => Provision::Thin,
+        }
     }
 
     pub(super) fn is_reserving(&self, volume: VolumeId) -> bool {
@@ -75,7 +79,7 @@ impl ClusterState {
     pub(super) fn check_reserved_size(&self, volume: VolumeId, size: u64) -> Result<(), ControlError> {
         match self.provision_of(volume) {
             Provision::Thin => Ok(()),
-            Provision::Lazy => check_bytes(size),
+            Provision::Lazy | Provision::Eager => check_bytes(size),
         }
     }
 
@@ -100,14 +104,19 @@ impl ClusterState {
         if self.is_being_created(id) {
             return Err(invalid(format!("volume {name} is still being created")));
         }
-        match (self.provision_of(id), provision) {
-            (Provision::Thin, Provision::Lazy) => {
+        let was = self.provision_of(id);
+        if provision == Provision::Eager && was != Provision::Eager {
+            self.check_eager(volume)?;
+        }
+        match (was == Provision::Thin, provision == Provision::Thin) {
+            (true, false) => {
                 self.check_reserve(volume.size)?;
                 self.set_reserve(id, Some(OtherwiseIs::Thin));
             }
-            (Provision::Lazy, Provision::Thin) => self.unreserve(id),
-            (Provision::Thin, Provision::Thin) | (Provision::Lazy, Provision::Lazy) => {}
+            (false, true) => self.unreserve(id),
+            (true, true) | (false, false) => {}
         }
+        self.set_eager(id, provision == Provision::Eager);
         Ok(ControlReply::Volume(self.volume_info(&self.volumes[&id])))
     }
 
@@ -126,6 +135,7 @@ impl ClusterState {
     }
 
     pub(super) fn unreserve(&mut self, volume: VolumeId) {
+        self.set_eager(volume, false);
         self.set_reserve(volume, None);
     }
 

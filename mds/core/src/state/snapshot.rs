@@ -111,6 +111,7 @@ impl ClusterState {
         self.end_attachments(id, &ended);
         self.raise_floor(id, |_| {});
         self.revise_merges(id);
+        self.zero_from(id, 0);
         Ok(ControlReply::Volume(self.volume_info(&self.volumes[&id])))
     }
 

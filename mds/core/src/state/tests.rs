@@ -8,6 +8,7 @@ use ashlar_types::{AttachmentId, BootId, DiskName, Epoch, Generation, LayerId, S
 mod attachments;
 mod clones;
 mod groups;
+mod jobs;
 mod merges;
 mod pgs;
 mod reserves;

@@ -73,12 +73,18 @@ impl ClusterState {
         let pool = self.pool_for_volume(pool.as_ref())?;
         self.check_room_for_volumes(pool, 1)?;
         self.check_promise(pool, size)?;
-        if provision == Provision::Lazy {
+        if provision != Provision::Thin {
             self.check_reserve(size)?;
         }
+        if provision == Provision::Eager {
+            self.check_room_for_jobs()?;
+        }
         let id = self.add_volume(name, size, pool, None);
-        if provision == Provision::Lazy {
+        if provision != Provision::Thin {
             self.reserve_new(id);
+        }
+        if provision == Provision::Eager {
+            self.set_eager(id, true);
         }
         Ok(ControlReply::Volume(self.volume_info(&self.volumes[&id])))
     }
@@ -199,6 +205,7 @@ impl ClusterState {
         self.raise_floor(volume, |floor| floor.closed = true);
         self.forget_merges(volume);
         self.unreserve(volume);
+        self.drop_job(volume);
     }
 
     pub(super) fn volume_extend(&mut self, name: &Name, size: u64) -> Outcome {
@@ -213,7 +220,7 @@ impl ClusterState {
             let why = "a snapshot or a revert of it is under way; extend it when that is done";
             return Err(invalid(format!("volume {name} keeps its size for now: {why}")));
         }
-        let (id, pool, more) = (volume.id, volume.pool, size - volume.size);
+        let (id, pool, before, more) = (volume.id, volume.pool, volume.size, size - volume.size);
         if more > 0 {
             self.check_promise(pool, more)?;
         }
@@ -222,6 +229,7 @@ impl ClusterState {
         record.size = size;
         if more > 0 {
             self.revise_reserve(id, true);
+            self.zero_from(id, before);
         }
         let info = self.volume_info(&self.volumes[&id]);
         Ok(ControlReply::Volume(info))
@@ -243,6 +251,7 @@ impl ClusterState {
             }
             self.volumes.get_mut(&id).expect("looked up above").size = size;
             self.revise_reserve(id, false);
+            self.zero_from(id, size);
         }
         Ok(ControlReply::Volume(self.volume_info(&self.volumes[&id])))
     }
@@ -299,7 +308,7 @@ impl ClusterState {
             stack_revision: volume.stack_revision,
             layers: self.stack(volume.top),
             attachments: volume.attachments.values().map(|a| self.attachment_info(volume, a)).collect(),
-            origin: volume.origin.map(|origin| Box::new(self.origin_info(origin))),
+            origin: self.base_of(volume).map(|origin| Box::new(self.origin_info(origin))),
             clones: volume.clone_count(),
             provision: self.provision_of(volume.id),
             is_reserving: self.is_reserving(volume.id),

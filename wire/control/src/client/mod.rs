@@ -163,6 +163,11 @@ fn is_repeatable(request: &ControlRequest) -> bool {
         | R::PgChange { .. }
         | R::BarrierPassed { .. }
         | R::MergeDone { .. }
+        | R::VolumeFlatten { .. }
+        | R::JobList
+        | R::JobSet { .. }
+        | R::JobGrant { .. }
+        | R::JobProgress { .. }
         // A second wish takes the place of the first.
         | R::ScrubStart { .. }
         | R::ScrubCancel { .. }
@@ -178,6 +183,9 @@ fn is_repeatable(request: &ControlRequest) -> bool {
         | R::VolumeClone { .. }
         | R::Attach { .. }
         | R::Detach { .. }
+        | R::JobCancel { .. }
+        | R::JobTake { .. }
+        | R::JobDone { .. }
         | R::OsdCreate { .. } => false,
     }
 }

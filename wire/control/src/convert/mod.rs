@@ -1,6 +1,7 @@
 //! Proto messages to plain types and back. Plain to proto never fails; proto to plain checks every field that can be wrong.
 
 mod error;
+mod job;
 mod perf;
 mod reply;
 mod request;

@@ -1,5 +1,6 @@
 //! `ashlar_types::control::ControlReply`, and an answer: a reply or a refusal.
 
+use super::job::{taken_from_proto, taken_to_proto};
 use super::space::{osd_usage_from_proto, osd_usage_to_proto, provision};
 use super::{
     ProtoError, cluster_from_bytes, cluster_to_bytes, disk_name, each, name, pg_from_proto, pg_to_proto, required,
@@ -52,6 +53,10 @@ impl From<ControlReply> for proto::ControlReply {
                 Kind::Snapshots(proto::Snapshots { snapshots: snapshots.into_iter().map(Into::into).collect() })
             }
             R::SnapshotGroup(group) => Kind::SnapshotGroup(group.into()),
+            R::Job(job) => Kind::Job((*job).into()),
+            R::Jobs(jobs) => Kind::Jobs(proto::Jobs { jobs: jobs.into_iter().map(Into::into).collect() }),
+            R::JobTaken(taken) => Kind::JobTaken(taken_to_proto(taken)),
+            R::JobWork(work) => Kind::JobWork((*work).into()),
             R::SnapshotGroups(groups) => {
                 Kind::SnapshotGroups(proto::SnapshotGroups { groups: groups.into_iter().map(Into::into).collect() })
             }
@@ -89,6 +94,10 @@ impl TryFrom<proto::ControlReply> for ControlReply {
             Kind::Snapshot(snapshot) => R::Snapshot(snapshot.try_into()?),
             Kind::Snapshots(snapshots) => R::Snapshots(each(snapshots.snapshots)?),
             Kind::SnapshotGroup(group) => R::SnapshotGroup(group.try_into()?),
+            Kind::Job(job) => R::Job(Box::new(job.try_into()?)),
+            Kind::Jobs(jobs) => R::Jobs(each(jobs.jobs)?),
+            Kind::JobTaken(taken) => R::JobTaken(taken_from_proto(taken)),
+            Kind::JobWork(work) => R::JobWork(Box::new(work.try_into()?)),
             Kind::SnapshotGroups(groups) => R::SnapshotGroups(each(groups.groups)?),
             Kind::Attachment(attachment) => R::Attachment(attachment.try_into()?),
             Kind::Attachments(attachments) => R::Attachments(each(attachments.attachments)?),

@@ -6,7 +6,7 @@ use super::{ProtoError, byte, disk_name, name, names, pg_from_proto, pg_required
 use crate::proto;
 use crate::proto::control_request::Request as Kind;
 use ashlar_types::control::{AttachMode, ControlRequest, OsdHeartbeat, OsdUsage, OverCommit, PgChange};
-use ashlar_types::{BootId, Epoch, LayerId, OsdId, Revision, SessionId, VolumeId};
+use ashlar_types::{BootId, Epoch, JobId, LayerId, OsdId, Revision, SessionId, VolumeId};
 
 impl From<ControlRequest> for proto::ControlRequest {
     fn from(request: ControlRequest) -> Self {
@@ -119,6 +119,17 @@ impl From<ControlRequest> for proto::ControlRequest {
                 report: Some(report.into()),
             }),
             R::PerfStatus => Kind::PerfStatus(proto::PerfStatus {}),
+            R::VolumeFlatten { name, rate } => Kind::VolumeFlatten(proto::VolumeFlatten { name: name.into(), rate }),
+            R::JobList => Kind::JobList(proto::JobList {}),
+            R::JobSet { job, rate, paused } => Kind::JobSet(proto::JobSet { job: job.0, rate, paused }),
+            R::JobCancel { job } => Kind::JobCancel(proto::JobCancel { job: job.0 }),
+            R::JobTake { gateway, boot } => Kind::JobTake(proto::JobTake { gateway, boot: boot.0 }),
+            R::JobGrant { job, session } => Kind::JobGrant(proto::JobGrant { job: job.0, session: session.0 }),
+            R::JobProgress { job, session, position, filled, trouble } => {
+                let (job, session) = (job.0, session.0);
+                Kind::JobProgress(proto::JobProgress { job, session, position, filled, trouble })
+            }
+            R::JobDone { job, session } => Kind::JobDone(proto::JobDone { job: job.0, session: session.0 }),
         };
         proto::ControlRequest { request: Some(kind) }
     }
@@ -213,6 +224,20 @@ impl TryFrom<proto::ControlRequest> for ControlRequest {
             Kind::SnapshotGroupList(_) => R::SnapshotGroupList,
             Kind::SnapshotGroupShow(r) => R::SnapshotGroupShow { name: name("SnapshotGroupShow.name", &r.name)? },
             Kind::SnapshotGroupDelete(r) => R::SnapshotGroupDelete { name: name("SnapshotGroupDelete.name", &r.name)? },
+            Kind::VolumeFlatten(r) => R::VolumeFlatten { name: name("VolumeFlatten.name", &r.name)?, rate: r.rate },
+            Kind::JobList(_) => R::JobList,
+            Kind::JobSet(r) => R::JobSet { job: JobId(r.job), rate: r.rate, paused: r.paused },
+            Kind::JobCancel(r) => R::JobCancel { job: JobId(r.job) },
+            Kind::JobTake(r) => R::JobTake { gateway: r.gateway, boot: BootId(r.boot) },
+            Kind::JobGrant(r) => R::JobGrant { job: JobId(r.job), session: SessionId(r.session) },
+            Kind::JobProgress(r) => R::JobProgress {
+                job: JobId(r.job),
+                session: SessionId(r.session),
+                position: r.position,
+                filled: r.filled,
+                trouble: r.trouble,
+            },
+            Kind::JobDone(r) => R::JobDone { job: JobId(r.job), session: SessionId(r.session) },
             Kind::AttachmentList(r) => R::AttachmentList { gateway: r.gateway },
             Kind::RegisterGateway(r) => R::RegisterGateway {
                 gateway: r.gateway,

@@ -19,6 +19,7 @@ pub(super) fn provision(field: &'static str, value: i32) -> Result<Provision, Pr
     match proto::Provision::try_from(value) {
         Ok(proto::Provision::Thin) => Ok(Provision::Thin),
         Ok(proto::Provision::Lazy) => Ok(Provision::Lazy),
+        Ok(proto::Provision::Eager) => Ok(Provision::Eager),
         Err(_) => Err(ProtoError::Range { field, found: u64::from(value.unsigned_abs()) }),
     }
 }
@@ -28,6 +29,7 @@ impl From<Provision> for proto::Provision {
         match provision {
             Provision::Thin => proto::Provision::Thin,
             Provision::Lazy => proto::Provision::Lazy,
+            Provision::Eager => proto::Provision::Eager,
         }
     }
 }

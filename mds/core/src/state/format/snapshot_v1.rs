@@ -2,6 +2,7 @@
 
 use crate::state::attachment::{AttachmentRecord, GatewayRecord};
 use crate::state::group::Groups;
+use crate::state::job::Jobs;
 use crate::state::layer::LayerRecord;
 use crate::state::merge::Merges;
 use crate::state::osd::OsdRecord;
@@ -99,6 +100,7 @@ pub(super) fn upgrade(old: StateV1) -> Option<ClusterState> {
         merges: Merges::default(),
         reserves: Reserves::default(),
         groups: Groups::default(),
+        jobs: Jobs::default(),
     })
 }
 

@@ -2,6 +2,7 @@
 
 use crate::state::attachment::{AttachmentRecord, GatewayRecord};
 use crate::state::group::Groups;
+use crate::state::job::Jobs;
 use crate::state::layer::LayerRecord;
 use crate::state::merge::Merges;
 use crate::state::osd::OsdRecord;
@@ -68,6 +69,7 @@ impl From<StateV2> for ClusterState {
             merges: Merges::default(),
             reserves: Reserves::default(),
             groups: Groups::default(),
+            jobs: Jobs::default(),
         }
     }
 }

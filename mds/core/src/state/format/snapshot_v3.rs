@@ -2,6 +2,7 @@
 
 use crate::state::attachment::GatewayRecord;
 use crate::state::group::Groups;
+use crate::state::job::Jobs;
 use crate::state::layer::LayerRecord;
 use crate::state::merge::Merges;
 use crate::state::osd::OsdRecord;
@@ -51,6 +52,7 @@ impl From<StateV3> for ClusterState {
             merges: old.merges,
             reserves: Reserves::default(),
             groups: Groups::default(),
+            jobs: Jobs::default(),
         }
     }
 }

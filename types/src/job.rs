@@ -1,0 +1,52 @@
+//! Jobs: what takes its time and is done by a worker, some gateway's process, that may change while it is done (design.md §6).
+
+use crate::control::AttachGrant;
+use crate::{JobId, Name, VolumeId};
+use serde::{Deserialize, Serialize};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum JobKind {
+    /// A clone gets what it reads from its base, and lets go of it.
+    Flatten,
+    /// What was never written of a volume is written with zeroes.
+    Zero,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum JobState {
+    /// No gateway works on it.
+    Waiting,
+    Running,
+    /// By the operator.
+    Paused,
+    /// It is done or given up, and its last worker is being fenced.
+    Ending,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JobInfo {
+    pub id: JobId,
+    pub kind: JobKind,
+    pub volume: VolumeId,
+    pub volume_name: Name,
+    pub state: JobState,
+    /// Bytes of the volume that are done, from its beginning, of `total`.
+    pub position: u64,
+    pub total: u64,
+    /// Bytes that were written for it.
+    pub filled: u64,
+    /// Bytes a second that may be written; `None`: as fast as it goes.
+    pub rate: Option<u64>,
+    /// Whose process works on it.
+    pub gateway: Option<String>,
+    /// Why it doesn't get on at present, if that is known.
+    pub trouble: Option<String>,
+}
+
+/// What a worker needs to work.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JobWork {
+    pub job: JobInfo,
+    /// Of the layers that it fills; its size is that of what is filled, in whole blocks.
+    pub grant: AttachGrant,
+}

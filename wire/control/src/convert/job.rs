@@ -1,0 +1,90 @@
+//! Jobs.
+
+use super::{ProtoError, name, required};
+use crate::proto;
+use ashlar_types::job::{JobInfo, JobKind, JobState, JobWork};
+use ashlar_types::{JobId, SessionId, VolumeId};
+
+impl From<JobInfo> for proto::JobInfo {
+    fn from(job: JobInfo) -> Self {
+        let kind = match job.kind {
+            JobKind::Flatten => proto::JobKind::Flatten,
+            JobKind::Zero => proto::JobKind::Zero,
+        };
+        let state = match job.state {
+            JobState::Waiting => proto::JobState::Waiting,
+            JobState::Running => proto::JobState::Running,
+            JobState::Paused => proto::JobState::Paused,
+            JobState::Ending => proto::JobState::Ending,
+        };
+        proto::JobInfo {
+            id: job.id.0,
+            kind: kind.into(),
+            volume: job.volume.0,
+            volume_name: job.volume_name.into(),
+            state: state.into(),
+            position: job.position,
+            total: job.total,
+            filled: job.filled,
+            rate: job.rate,
+            gateway: job.gateway,
+            trouble: job.trouble,
+        }
+    }
+}
+
+impl TryFrom<proto::JobInfo> for JobInfo {
+    type Error = ProtoError;
+    fn try_from(job: proto::JobInfo) -> Result<Self, ProtoError> {
+        let kind = match job.kind() {
+            proto::JobKind::Flatten => JobKind::Flatten,
+            proto::JobKind::Zero => JobKind::Zero,
+            proto::JobKind::Unknown => return Err(ProtoError::Missing("JobInfo.kind")),
+        };
+        let state = match job.state() {
+            proto::JobState::Waiting => JobState::Waiting,
+            proto::JobState::Running => JobState::Running,
+            proto::JobState::Paused => JobState::Paused,
+            proto::JobState::Ending => JobState::Ending,
+            proto::JobState::Unknown => return Err(ProtoError::Missing("JobInfo.state")),
+        };
+        Ok(JobInfo {
+            id: JobId(job.id),
+            kind,
+            volume: VolumeId(job.volume),
+            volume_name: name("JobInfo.volume_name", &job.volume_name)?,
+            state,
+            position: job.position,
+            total: job.total,
+            filled: job.filled,
+            rate: job.rate,
+            gateway: job.gateway,
+            trouble: job.trouble,
+        })
+    }
+}
+
+impl From<JobWork> for proto::JobWork {
+    fn from(work: JobWork) -> Self {
+        proto::JobWork { job: Some(work.job.into()), grant: Some(work.grant.into()) }
+    }
+}
+
+impl TryFrom<proto::JobWork> for JobWork {
+    type Error = ProtoError;
+    fn try_from(work: proto::JobWork) -> Result<Self, ProtoError> {
+        Ok(JobWork {
+            job: required("JobWork.job", work.job)?.try_into()?,
+            grant: required("JobWork.grant", work.grant)?.try_into()?,
+        })
+    }
+}
+
+pub(super) fn taken_to_proto(taken: Option<(JobId, SessionId)>) -> proto::JobTaken {
+    let work = |(job, session): (JobId, SessionId)| proto::job_taken::Work { job: job.0, session: session.0 };
+    proto::JobTaken { work: taken.map(work) }
+}
+
+pub(super) fn taken_from_proto(taken: proto::JobTaken) -> Option<(JobId, SessionId)> {
+    taken.work.map(|work| (JobId(work.job), SessionId(work.session)))
+}
