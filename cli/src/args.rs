@@ -2,11 +2,13 @@
 
 mod diff;
 mod group;
+mod job;
 mod provision;
 mod transfer;
 
 pub use diff::{Compared, SnapshotDiffArgs, VolumeDiffArgs};
 pub use group::SnapshotGroupCommand;
+pub use job::{FlattenArgs, JobArgs, JobCommand};
 pub use provision::{OverCommitArg, ProvisionArg, ReserveArgs, VolumeSetArgs};
 pub use transfer::{ExportArgs, ImportArgs};
 
@@ -61,6 +63,9 @@ pub enum Command {
     /// Snapshots: what volumes held at a moment, named VOLUME@SNAPSHOT
     #[command(subcommand)]
     Snapshot(SnapshotCommand),
+    /// Jobs: what gateways do for volumes in the background
+    #[command(subcommand)]
+    Job(JobCommand),
     /// Compare the copies of what is stored, and repair what is damaged
     Scrub(ScrubArgs),
     /// Where the time of requests goes, in each OSD and in all of them
@@ -233,6 +238,8 @@ pub enum VolumeCommand {
         provision: ProvisionArg,
         #[command(flatten)]
         reserve: ReserveArgs,
+        #[command(flatten)]
+        job: JobArgs,
     },
     /// Make volumes that are at first what a snapshot is, and share what it holds; takes no space and no time
     Clone(CloneArgs),
@@ -258,6 +265,8 @@ pub enum VolumeCommand {
     },
     /// Change when a volume gets its space, also while it is in use, or its size
     Set(VolumeSetArgs),
+    /// Give a clone what it reads from its origin, so that it needs that no more; also while it is in use
+    Flatten(FlattenArgs),
     /// Make a volume larger
     Extend {
         #[arg(value_parser = name)]

@@ -3,7 +3,7 @@
 use crate::layout::Service;
 use ashlar_client::OpenError;
 use ashlar_types::control::ControlReply;
-use ashlar_types::{BlockError, Name, NameError};
+use ashlar_types::{BlockError, JobId, Name, NameError};
 use ashlar_wire_control::ControlClientError;
 use std::error::Error;
 use std::io;
@@ -85,6 +85,10 @@ pub enum CliError {
         "{done}, but there was no room left to reserve for it: volume {name} is thin now; `volume set {name} --provision lazy` tries again"
     )]
     BecameThin { name: String, done: String },
+    #[error("{job} does not exist: it is done or given up; `ashlar job list` lists those that are not")]
+    NoJob { job: JobId },
+    #[error("{job} of volume {volume} was given up before it was done; what it had done stays")]
+    JobGivenUp { job: JobId, volume: Name },
     #[error("volume {name} keeps its size: what lies behind the new end cannot be discarded: {source}")]
     Shrink { name: Name, source: BlockError },
     #[error("pool {name:?} does not exist")]

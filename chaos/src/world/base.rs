@@ -87,8 +87,8 @@ impl World {
                 self.step_base(id, ClientEvent::View(Arc::from(view)));
             }
             (Purpose::Shell, Ok(ControlReply::Opened(grant))) if base.session.is_some() => {
-                let (revision, layers) = (grant.stack_revision, grant.layers);
-                self.step_base(id, ClientEvent::Stack { revision, layers });
+                let (revision, layers, base) = (grant.stack_revision, grant.layers, grant.base);
+                self.step_base(id, ClientEvent::Stack { revision, layers, base });
             }
             (Purpose::Shell, Err(ControlError::NotFound { .. })) if base.session.is_some() => {
                 self.step_base(id, ClientEvent::Gone);

@@ -175,8 +175,8 @@ impl World {
             }
             (Purpose::Shell, Ok(ControlReply::Opened(grant))) => {
                 if client.is_running() && client.session == grant.session {
-                    let (revision, layers) = (grant.stack_revision, grant.layers);
-                    return self.step_client(id, ClientEvent::Stack { revision, layers });
+                    let (revision, layers, base) = (grant.stack_revision, grant.layers, grant.base);
+                    return self.step_client(id, ClientEvent::Stack { revision, layers, base });
                 }
                 if !matches!(client.state, ClientState::Opening) {
                     return;

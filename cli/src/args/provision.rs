@@ -11,6 +11,8 @@ pub enum ProvisionArg {
     Thin,
     /// Its whole size is reserved, not written: no write to it meets a full disk
     Lazy,
+    /// Its whole size is reserved and written with zeroes, so that no later write has to find a place
+    Eager,
 }
 
 impl From<ProvisionArg> for Provision {
@@ -18,6 +20,7 @@ impl From<ProvisionArg> for Provision {
         match arg {
             ProvisionArg::Thin => Provision::Thin,
             ProvisionArg::Lazy => Provision::Lazy,
+            ProvisionArg::Eager => Provision::Eager,
         }
     }
 }
@@ -51,6 +54,8 @@ pub struct VolumeSetArgs {
     pub force: bool,
     #[command(flatten)]
     pub reserve: ReserveArgs,
+    #[command(flatten)]
+    pub job: super::JobArgs,
 }
 
 /// A ratio, or none.

@@ -1,8 +1,8 @@
 //! `ashlar volume set`: when a volume gets its space, and its size. To shrink it this process takes it for itself, looks at what lies behind the new
 //! end and discards it, so that a volume that grows again reads as zeroes there.
 
-use super::reserve;
 use super::volume::{ask_volume, if_reserved, provision_word, volume_json};
+use super::{job, reserve};
 use crate::args::VolumeSetArgs;
 use crate::control::Control;
 use crate::error::CliError;
@@ -16,7 +16,8 @@ use std::time::Duration;
 const STEP_BYTES: u64 = 1 << 30;
 
 pub async fn run(control: &Control, args: VolumeSetArgs) -> Result<Output, CliError> {
-    let VolumeSetArgs { name, provision, size, shrink, force, reserve } = args;
+    let VolumeSetArgs { name, provision, size, shrink, force, reserve, job: how } = args;
+    job::check(provision.map(Into::into), how)?;
     let patience = Duration::from_secs(reserve.timeout);
     let mut volume = ask_volume(control, "volume show", ControlRequest::VolumeShow { name: name.clone() }).await?;
     if let Some(size) = size {
@@ -31,7 +32,7 @@ pub async fn run(control: &Control, args: VolumeSetArgs) -> Result<Output, CliEr
                 let was = volume.provision;
                 let volume = ask_volume(control, "volume extend", request).await?;
                 let volume = reserve::wait(control, volume, patience).await?;
-                if (was, volume.provision) == (Provision::Lazy, Provision::Thin) {
+                if was != Provision::Thin && volume.provision == Provision::Thin {
                     let done = format!("volume {name} has {} now", format_bytes(volume.size));
                     return Err(CliError::BecameThin { name: name.to_string(), done });
                 }
@@ -46,6 +47,7 @@ pub async fn run(control: &Control, args: VolumeSetArgs) -> Result<Output, CliEr
         if volume.provision != provision.into() {
             return Err(CliError::NotReserved { name: volume.name.to_string() });
         }
+        volume = job::zeroed(control, volume, how).await?;
     }
     let (size, how) = (format_bytes(volume.size), provision_word(volume.provision));
     let text = format!("volume {} is {how} now and has {size}{}", volume.name, if_reserved(&volume));

@@ -2,16 +2,20 @@
 
 use super::pool::pool_json;
 use super::volume::{attachment_json, describe_attachment};
-use super::{scrub, space};
+use super::{job, scrub, space};
 use crate::control::{Control, ServiceStatus};
 use crate::error::CliError;
 use crate::health::{self, PgSummary, Problem};
 use crate::output::{Output, Table};
 use ashlar_types::control::{AttachmentInfo, VolumeInfo};
+use ashlar_types::job::JobInfo;
 use ashlar_types::view::ClusterView;
 use ashlar_types::{OsdId, PoolId, format_bytes};
 use serde_json::{Value, json};
 use std::fmt::Write as _;
+
+/// `ashlar job list` shows all.
+const JOBS_SHOWN: usize = 10;
 
 struct Facts {
     service: ServiceStatus,
@@ -19,6 +23,7 @@ struct Facts {
     volumes: Vec<VolumeInfo>,
     pgs: PgSummary,
     problems: Vec<Problem>,
+    jobs: Vec<JobInfo>,
 }
 
 pub async fn run(control: &Control) -> Result<Output, CliError> {
@@ -29,7 +34,9 @@ pub async fn run(control: &Control) -> Result<Output, CliError> {
     problems.extend(damage(&service));
     let name_of = |pool: PoolId| view.pools.get(&pool).map_or_else(|| pool.to_string(), |info| info.name.to_string());
     problems.extend(space::problems(&space::of_pools(control).await?, name_of));
-    let facts = Facts { pgs: health::summarize(&view), problems, service, view, volumes };
+    let jobs = job::list(control).await?;
+    problems.extend(job::problems(&jobs));
+    let facts = Facts { pgs: health::summarize(&view), problems, service, view, volumes, jobs };
     Ok(Output::new(for_people(&facts), for_programs(&facts)))
 }
 
@@ -82,6 +89,12 @@ fn for_people(facts: &Facts) -> String {
     let _ = writeln!(text, "\nvolumes  {}, {} in all{kept}", facts.volumes.len(), format_bytes(bytes));
     for attachment in attachments(&facts.volumes) {
         let _ = writeln!(text, "         {}: {}", attachment.name, describe_attachment(attachment));
+    }
+    if !facts.jobs.is_empty() {
+        let _ = writeln!(text, "jobs     {}", facts.jobs.len());
+    }
+    for work in facts.jobs.iter().take(JOBS_SHOWN) {
+        let _ = writeln!(text, "         {}: {}", work.volume_name, job::summary(work));
     }
     for problem in &facts.problems {
         let _ =
@@ -152,6 +165,7 @@ fn for_programs(facts: &Facts) -> Value {
         "volumes_kept": facts.service.volumes_kept,
         "attachments": attachments(&facts.volumes).map(attachment_json).collect::<Vec<_>>(),
         "barriers": barriers,
+        "jobs": facts.jobs.iter().map(job::job_json).collect::<Vec<_>>(),
         "scrub": scrub::scrubs_json(view),
         "problems": facts.problems,
     })

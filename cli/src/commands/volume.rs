@@ -1,7 +1,7 @@
 //! `ashlar volume`, but for `attach` and `detach`.
 
 use super::merges::{self, Merging};
-use super::{attach, clone, detach, diff, export, import, reserve, set, snapshot, space, tree};
+use super::{attach, clone, detach, diff, export, flatten, import, job, reserve, set, snapshot, space, tree};
 use crate::args::VolumeCommand;
 use crate::control::Control;
 use crate::error::CliError;
@@ -18,14 +18,17 @@ use std::time::Duration;
 
 pub async fn run(control: &Control, place: &Place, command: VolumeCommand, json: bool) -> Result<Output, CliError> {
     match command {
-        VolumeCommand::Create { name, size, pool, provision, reserve } => {
+        VolumeCommand::Create { name, size, pool, provision, reserve, job: how } => {
+            job::check(Some(provision.into()), how)?;
             let request = ControlRequest::VolumeCreate { name, size, pool, provision: provision.into() };
             let volume = ask_volume(control, "volume create", request).await?;
             let volume = reserve::wait(control, volume, Duration::from_secs(reserve.timeout)).await?;
+            let volume = job::zeroed(control, volume, how).await?;
             let (size, how) = (format_bytes(volume.size), if_reserved(&volume));
             let text = format!("volume {} created: {size} in pool {}{how}", volume.name, volume.pool_name);
             Ok(Output::new(text, volume_json(&volume)))
         }
+        VolumeCommand::Flatten(args) => flatten::run(control, args).await,
         VolumeCommand::Set(args) => set::run(control, args).await,
         VolumeCommand::Diff(args) => diff::run(control, args.compared()?, json).await,
         VolumeCommand::Clone(args) => clone::run(control, args).await,
@@ -50,7 +53,13 @@ pub async fn run(control: &Control, place: &Place, command: VolumeCommand, json:
             value["merges"] = merges.iter().map(merges::merge_json).collect();
             let used = space::of_volume(control, &volume.name, volume.id).await?;
             value["space"] = space::space_json(&used);
-            Ok(Output::new(describe(&volume, &snapshots, &merges, &used), value))
+            let work = job::of_volume(control, volume.id).await?;
+            value["job"] = work.as_ref().map_or(Value::Null, job::job_json);
+            let mut text = describe(&volume, &snapshots, &merges, &used);
+            if let Some(work) = &work {
+                let _ = writeln!(text, "job         {}", job::summary(work));
+            }
+            Ok(Output::new(text, value))
         }
         VolumeCommand::Tree { name } => tree::run(control, name).await,
         VolumeCommand::Delete { name, snapshots: with_snapshots } => {
@@ -98,13 +107,14 @@ pub fn provision_word(provision: Provision) -> &'static str {
     match provision {
         Provision::Thin => "thin",
         Provision::Lazy => "lazy",
+        Provision::Eager => "eager",
     }
 }
 
 pub fn if_reserved(volume: &VolumeInfo) -> &'static str {
     match volume.provision {
         Provision::Thin => "",
-        Provision::Lazy => ", all of it reserved",
+        Provision::Lazy | Provision::Eager => ", all of it reserved",
     }
 }
 

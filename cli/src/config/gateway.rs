@@ -26,6 +26,9 @@ pub struct GatewayConfig {
     /// Bytes that blocks of what linked clones stand on may take in memory, at most 1 TiB. Default 256 MiB.
     #[serde(default, skip_serializing_if = "Option::is_none", with = "ashlar_types::size_text")]
     pub clone_cache_bytes: Option<u64>,
+    /// Jobs that it works on at a time, at most 64; with 0 it leaves them to others. Default 2.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub jobs_max: Option<usize>,
 }
 
 fn default_connections() -> usize {
@@ -68,8 +71,11 @@ impl GatewayConfig {
         if self.nbd_connections_max == 0 {
             return Err("nbd_connections_max: must be at least 1".to_owned());
         }
-        match self.clone_cache_bytes.is_some_and(|bytes| bytes > 1 << 40) {
-            true => Err("clone_cache_bytes: at most 1 TiB".to_owned()),
+        if self.clone_cache_bytes.is_some_and(|bytes| bytes > 1 << 40) {
+            return Err("clone_cache_bytes: at most 1 TiB".to_owned());
+        }
+        match self.jobs_max.is_some_and(|jobs| jobs > 64) {
+            true => Err("jobs_max: at most 64".to_owned()),
             false => Ok(()),
         }
     }
@@ -88,6 +94,7 @@ mod tests {
             nbd_socket: "/run/nbd.sock".into(),
             nbd_connections_max: GatewayConfig::CONNECTIONS_DEFAULT,
             clone_cache_bytes: None,
+            jobs_max: None,
         }
     }
 
@@ -115,5 +122,6 @@ mod tests {
         assert!(refused(|c| c.nbd_socket = format!("/{}", "x".repeat(108)).into()).starts_with("nbd_socket:"));
         assert!(refused(|c| c.nbd_connections_max = 0).starts_with("nbd_connections_max:"));
         assert!(refused(|c| c.clone_cache_bytes = Some(u64::MAX)).starts_with("clone_cache_bytes:"));
+        assert!(refused(|c| c.jobs_max = Some(65)).starts_with("jobs_max:"));
     }
 }

@@ -141,6 +141,7 @@ mod tests {
             nbd_socket: "/s".into(),
             nbd_connections_max: 1,
             clone_cache_bytes: Some(1),
+            jobs_max: Some(1),
         };
         let page = OPERATE.split("## Settings").nth(1).expect("a section");
         for (daemon, config) in [("mds", mds.to_json()), ("osd", osd.to_json()), ("gateway", gateway.to_json())] {

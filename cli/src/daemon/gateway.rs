@@ -83,7 +83,10 @@ async fn serve(config: GatewayConfig) -> Result<(), CliError> {
     // A socket file that a killed process left is ours: the pid file, or the service manager, allows one process.
     server.listen_unix(&config.nbd_socket).await.map_err(daemon("cannot listen for NBD on nbd_socket"))?;
     tracing::info!(gateway = %config.name, %boot, %address, socket = %config.nbd_socket.display(), "serving");
-    ended.await?;
+    tokio::select! {
+        () = gateway.work() => {}
+        ended = &mut ended => ended?,
+    }
     server.shutdown().await;
     gateway.shutdown().await;
     Ok(())
@@ -93,7 +96,8 @@ async fn serve(config: GatewayConfig) -> Result<(), CliError> {
 async fn connect(config: &GatewayConfig, control: &ControlClient, boot: BootId) -> Gateway {
     let defaults = GatewayOptions::default();
     let base_cache_bytes = config.clone_cache_bytes.unwrap_or(defaults.base_cache_bytes);
-    let options = GatewayOptions { close_patience: CLOSE_PATIENCE, base_cache_bytes, ..defaults };
+    let jobs_max = config.jobs_max.unwrap_or(defaults.jobs_max);
+    let options = GatewayOptions { close_patience: CLOSE_PATIENCE, base_cache_bytes, jobs_max, ..defaults };
     loop {
         let control = Arc::new(control.clone());
         match Gateway::connect(control, config.name.clone(), boot, options).await {

@@ -66,6 +66,7 @@ fn write_gateway(layout: &Layout, cluster: &ClusterFile) -> Result<(), CliError>
         nbd_socket: cluster.gateway.nbd_socket.clone(),
         nbd_connections_max: GatewayConfig::CONNECTIONS_DEFAULT,
         clone_cache_bytes: None,
+        jobs_max: None,
     };
     config::write_decided(&layout.config(Service::Gateway), fresh, |config, fresh| {
         config.name = fresh.name;

@@ -2,6 +2,8 @@
 //! core. It asks its shell for it, and goes on with the part when it has come.
 //! B1: a base never changes, so what it has may be fetched after the clone's own answer; what counts is the moment of that one.
 //! B2: beyond the end of its base a clone reads as zeroes.
+//! B3: a base that is gone ([`BlockError::Fenced`]) was needed no more when it went: the clone was flattened, and its PGs refuse who doesn't know
+//! that. So the clone's own PG is asked again, once.
 
 use super::ClientAction;
 use super::data::{join_extents, zeroes};
@@ -196,12 +198,7 @@ impl Base {
 impl Waiting {
     fn finish(self) -> Fetched {
         let outputs = self.outputs.into_iter().flatten();
-        let error = self.error.map(|error| match error {
-            // The base is gone, not this volume: whatever the cause, its data can't be had.
-            BlockError::Fenced => BlockError::Medium { detail: "what the clone stands on cannot be read".to_owned() },
-            error => error,
-        });
-        match (self.asker, error) {
+        match (self.asker, self.error) {
             (Asker::Read(part), Some(error)) => Fetched::Read(part, Err(error)),
             (Asker::Write(number), Some(error)) => Fetched::Write(number, Err(error)),
             (Asker::Read(part), None) => Fetched::Read(part, Ok(join(outputs))),

@@ -28,7 +28,7 @@ pub(crate) use data::zeroes;
 pub use fill::{FillAction, FillKind, Filler};
 pub use limits::ClientLimits;
 
-use ashlar_types::control::AttachGrant;
+use ashlar_types::control::{AttachGrant, BaseLayer};
 use ashlar_types::view::ClusterView;
 use ashlar_types::{
     BlockError, BlockOp, BlockReply, BlockRequest, BootId, LayerId, OpNumber, OsdId, StackRevision, Tick,
@@ -54,8 +54,9 @@ pub enum ClientEvent {
     Received(OsdId, Message),
     /// The volume has this many bytes now.
     Resized(u64),
-    /// The layers of the volume, top first, as of this revision: the answer to [`ClientAction::WantStack`]. An older one does no harm.
-    Stack { revision: StackRevision, layers: Vec<LayerId> },
+    /// The layers of the volume, top first, and what it stands on, as of this revision: the answer to [`ClientAction::WantStack`]. An older one does
+    /// no harm. A clone that was flattened stands on nothing from this revision on; no volume begins to stand on something.
+    Stack { revision: StackRevision, layers: Vec<LayerId>, base: Option<BaseLayer> },
     /// The metadata service knows the session no more: another answer to [`ClientAction::WantStack`]. Who waits for a stack sends nothing, so no
     /// OSD would tell it.
     Gone,
@@ -166,7 +167,10 @@ impl VolumeClient {
             ClientEvent::LinkDown(osd) => self.router.on_link_down(now, osd, actions),
             ClientEvent::Received(osd, message) => self.on_received(now, osd, message, actions),
             ClientEvent::Resized(size) => self.requests.resize(size),
-            ClientEvent::Stack { revision, layers } => self.router.on_stack(now, revision, layers, actions),
+            ClientEvent::Stack { revision, layers, base } => {
+                self.router.on_stack(now, revision, layers, base, actions);
+                self.requests.set_has_base(self.router.has_base());
+            }
             ClientEvent::Gone => self.on_fenced(actions),
             ClientEvent::BaseRead { key, result } => {
                 let fetched = self.base.on_answer(key, result);
@@ -230,6 +234,7 @@ impl VolumeClient {
     fn on_fetched(&mut self, now: Tick, fetched: Option<Fetched>, actions: &mut Vec<ClientAction>) {
         let verdict = match fetched {
             None => None,
+            Some(Fetched::Read(part, Err(BlockError::Fenced))) => self.router.ask_anew(part),
             Some(Fetched::Read(part, result)) => Some(Verdict::Settled(part, result)),
             Some(Fetched::Write(number, blocks)) => self.router.resend(now, number, blocks, actions),
         };

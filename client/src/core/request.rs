@@ -42,6 +42,8 @@ pub(super) struct Part {
     pub(super) base: Vec<Bytes>,
     /// Waits for that, with its number.
     pub(super) needs_base: bool,
+    /// The base was gone when it was asked.
+    pub(super) lost_base: bool,
     pub(super) timeouts: u32,
     pub(super) damaged: u32,
 }
@@ -159,7 +161,7 @@ impl Request {
         };
         self.pass_over(placement);
         let (lane, sent, stack, timeouts, damaged) = (LaneId::default(), None, None, 0, 0);
-        let (base, needs_base) = (Vec::new(), false);
+        let (base, needs_base, lost_base) = (Vec::new(), false, false);
         Some(Part {
             request: key,
             slot,
@@ -177,6 +179,7 @@ impl Request {
             stack,
             base,
             needs_base,
+            lost_base,
             timeouts,
             damaged,
         })
@@ -337,6 +340,10 @@ impl Requests {
         };
         new.resize(size);
         new
+    }
+
+    pub(super) fn set_has_base(&mut self, has_base: bool) {
+        self.has_base = has_base;
     }
 
     /// A chunk index has 32 bits; nothing beyond can be reached.

@@ -15,7 +15,7 @@ use super::request::{Part, PartOutput, Sent, Wanted};
 use super::stacks::Stacks;
 use super::window::Window;
 use super::{ClientAction, SessionProgress};
-use ashlar_types::control::AttachGrant;
+use ashlar_types::control::{AttachGrant, BaseLayer};
 use ashlar_types::view::{ClusterView, OsdInfo, PgConfig, place_chunk};
 use ashlar_types::{
     BlockError, BlockRange, ChunkId, ClusterId, Crc, Duration, Epoch, LayerId, OpId, OpNumber, OsdId, PgId, Revision,
@@ -54,6 +54,9 @@ pub(super) struct Router {
     links: BTreeMap<OsdId, Link>,
     window: Window,
     stacks: Stacks,
+    /// Of a clone that was flattened: the first stack with which it stands on nothing. What an OSD calls unwritten in answer to a part with an older
+    /// one may have been filled since.
+    flattened: Option<StackRevision>,
     /// Parts whose stack was too old, to be sent with a newer one under a new number.
     restarts: VecDeque<Part>,
     /// No demand for the stack before then.
@@ -71,6 +74,7 @@ impl Router {
         let stacks = Stacks::new(grant.stack_revision, grant.layers.clone());
         Router {
             stacks,
+            flattened: None,
             restarts: VecDeque::new(),
             stack_not_before: Tick(0),
             grant,
@@ -101,6 +105,10 @@ impl Router {
     /// Whether another part may be given a number now.
     pub(super) fn has_room(&self) -> bool {
         self.pg_count.is_some() && self.window.has_room()
+    }
+
+    pub(super) fn has_base(&self) -> bool {
+        self.grant.base.is_some()
     }
 
     /// Known when parts are: they are made when the pool is known.
@@ -187,9 +195,13 @@ impl Router {
         now: Tick,
         revision: StackRevision,
         layers: Vec<LayerId>,
+        base: Option<BaseLayer>,
         actions: &mut Vec<ClientAction>,
     ) {
         if self.stacks.learn(revision, layers) {
+            if base.is_none() && self.grant.base.take().is_some() {
+                self.flattened = Some(revision);
+            }
             let held = self.window.iter().filter_map(|(_, part)| part.stack).collect();
             self.stacks.forget_but(&held);
             self.pump_all(now, actions);
@@ -283,6 +295,11 @@ impl Router {
                 None
             }
             IoStatus::NeedsBase if self.grant.base.is_some() => self.hold_for_base(now, number, actions),
+            // Said before the clone was flattened; what it has not now is zeroes.
+            IoStatus::NeedsBase if self.flattened.is_some() => {
+                self.on_refused(now, number, reply.epoch, actions);
+                None
+            }
             IoStatus::StaleOp => panic!("R10: {from} holds unanswered {number} for answered; a write may be lost"),
             IoStatus::WrongEpoch | IoStatus::Retry => {
                 self.on_refused(now, number, reply.epoch, actions);
@@ -327,6 +344,10 @@ impl Router {
             Ok(extents) if is_open && extents.iter().any(|extent| extent.layer.is_none()) => {
                 Some(Verdict::Open(self.take_out(now, number, actions)?, open_layers(offset, extents)))
             }
+            Ok(extents) if self.is_before_flatten(part) && extents.iter().any(|extent| extent.layer.is_none()) => {
+                self.restart(now, number, actions);
+                None
+            }
             Ok(extents) => {
                 self.settle(now, number, Ok(PartOutput::Layers { extents, next: Some(reply.next) }), actions)
             }
@@ -363,6 +384,10 @@ impl Router {
         let part = self.window.get(number)?;
         if part.wanted() == Wanted::Layers {
             return self.on_damaged(now, number, DamagedReply::Form.to_string(), actions);
+        }
+        if !unwritten.is_empty() && self.flattened.is_some() && !part.is_write() {
+            self.restart(now, number, actions);
+            return None;
         }
         if !unwritten.is_empty() && self.grant.base.is_some() && !part.is_write() {
             let (offset, len, blocks) = (part.offset, part.len, &reply.blocks);
@@ -467,6 +492,20 @@ impl Router {
         Some(Verdict::NeedsBase(number))
     }
 
+    fn is_before_flatten(&self, part: &Part) -> bool {
+        self.flattened.is_some_and(|flattened| part.stack.is_some_and(|stack| stack < flattened))
+    }
+
+    /// B3 in base.rs: what was unwritten of a part that reads is asked for anew.
+    pub(super) fn ask_anew(&mut self, mut part: Part) -> Option<Verdict> {
+        if std::mem::replace(&mut part.lost_base, true) {
+            return Some(Verdict::Settled(part, Err(base_is_gone())));
+        }
+        (part.sent, part.stack) = (None, None);
+        self.restarts.push_back(part);
+        None
+    }
+
     /// The base's blocks for a write have come, or can't be had.
     pub(super) fn resend(
         &mut self,
@@ -484,6 +523,13 @@ impl Router {
                 self.pump(now, lane, actions);
                 None
             }
+            // B3 in base.rs.
+            Err(BlockError::Fenced) if !std::mem::replace(&mut part.lost_base, true) => {
+                let lane = self.enqueue(number);
+                self.pump(now, lane, actions);
+                None
+            }
+            Err(BlockError::Fenced) => self.settle(now, number, Err(base_is_gone()), actions),
             Err(error) => self.settle(now, number, Err(error), actions),
         }
     }
@@ -780,4 +826,8 @@ impl Router {
             }
         }
     }
+}
+
+fn base_is_gone() -> BlockError {
+    BlockError::Medium { detail: "what the clone stands on cannot be read".to_owned() }
 }

@@ -244,9 +244,9 @@ impl Engine {
         let (cluster, shared) = (self.cluster.clone(), self.shared.clone());
         self.asked = Some(tokio::spawn(async move {
             match request_stack(&cluster, &shared).await {
-                Ok(grant) => grant.map(|AttachGrant { stack_revision: revision, layers, .. }| {
+                Ok(grant) => grant.map(|AttachGrant { stack_revision: revision, layers, base, .. }| {
                     tracing::debug!(volume = %shared.name, %revision, layers = layers.len(), "another stack");
-                    ClientEvent::Stack { revision, layers }
+                    ClientEvent::Stack { revision, layers, base }
                 }),
                 Err(ControlClientError::Refused(ControlError::NotFound { .. })) => Some(ClientEvent::Gone),
                 Err(error) => {

@@ -7,6 +7,7 @@ use super::base::Bases;
 use super::cluster::{Cluster, wrong_answer};
 use super::control::Control;
 use super::volume::{Holder, OpenError, Volume, request_grant};
+use super::worker::Worker;
 use crate::core::{ClientLimits, SessionProgress};
 use ashlar_types::control::{AttachmentInfo, ControlReply, ControlRequest};
 use ashlar_types::{BlockDevice, BlockRequest, BootId, Completions, DeviceInfo, DiskName, SessionId};
@@ -28,6 +29,8 @@ pub struct GatewayOptions {
     pub renew_patience: Duration,
     /// What blocks of frozen layers that linked clones stand on may take in memory, of all volumes together. Default 256 MiB.
     pub base_cache_bytes: u64,
+    /// Jobs that the process works on at a time. Default 2; with 0 it leaves them to others.
+    pub jobs_max: usize,
     pub limits: ClientLimits,
 }
 
@@ -39,6 +42,7 @@ impl Default for GatewayOptions {
             open_patience: Duration::from_secs(20),
             renew_patience: Duration::from_secs(1),
             base_cache_bytes: 256 << 20,
+            jobs_max: 2,
             limits: ClientLimits::default(),
         }
     }
@@ -103,6 +107,12 @@ impl Gateway {
         let holder = Holder { gateway: id, boot };
         let bases = Bases::new(cluster.clone(), options.limits, options.base_cache_bytes);
         Ok(Gateway { inner: Arc::new(Inner { cluster, bases, holder, options, slots, ending }) })
+    }
+
+    /// Works on jobs of the cluster, until it is dropped.
+    pub async fn work(&self) {
+        let Inner { cluster, holder, options, .. } = &*self.inner;
+        Worker::new(cluster.clone(), holder.clone(), options.limits).run(options.jobs_max).await;
     }
 
     pub fn cluster(&self) -> &Cluster {

@@ -9,6 +9,7 @@ mod engine;
 mod gateway;
 mod observer;
 mod volume;
+mod worker;
 
 pub use cluster::Cluster;
 pub use control::{Control, ControlFuture};

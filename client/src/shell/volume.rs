@@ -4,10 +4,11 @@ use super::base::{BaseDisk, Bases, request_base};
 use super::cluster::{Cluster, wrong_answer};
 use super::engine::{Command, Engine};
 use super::observer::{DiskId, DiskState};
+use super::worker::request_work;
 use crate::core::{ClientLimits, SessionProgress, VolumeClient};
 use ashlar_types::control::{AttachGrant, BaseLayer, ControlError, ControlReply, ControlRequest};
 use ashlar_types::{
-    BlockDevice, BlockError, BlockRequest, BootId, Completions, DeviceInfo, DiskName, NameError, SessionId,
+    BlockDevice, BlockError, BlockRequest, BootId, Completions, DeviceInfo, DiskName, JobId, NameError, SessionId,
     format_bytes,
 };
 use ashlar_wire_control::ControlClientError;
@@ -79,6 +80,8 @@ pub(super) enum GrantedBy {
     Clones(BaseLayer),
     /// It is only asked for its layers, without an attachment.
     Looking(DiskId),
+    /// A worker fills it.
+    Job(JobId),
 }
 
 /// A volume's session. When the last handle is dropped, the session ends with it, and requests under way fail; so end with
@@ -221,6 +224,7 @@ pub(super) async fn request_stack(
     match shared.granted_by {
         GrantedBy::Attachment => {}
         GrantedBy::Clones(base) => return request_base(cluster, base).await.map(Some),
+        GrantedBy::Job(job) => return Ok(Some(request_work(cluster, job, session).await?.grant)),
         GrantedBy::Looking(id) => {
             let state = DiskState::look(cluster, name).await?;
             let gone = || ControlError::NotFound { what: "disk".to_owned(), name: name.to_string() };

@@ -255,6 +255,19 @@ impl FakeCluster {
         Message::LayersReply(LayersReply { op: request.op, epoch: request.epoch, runs, next })
     }
 
+    /// Where nothing was ever written, what the base has is: a clone is flattened.
+    pub(super) fn fill_from(&mut self, base: &[u8]) {
+        let blocks_per_chunk = (CHUNK_BYTES / BLOCK_BYTES) as usize;
+        for (at, data) in base.chunks(BLOCK_BYTES as usize).enumerate() {
+            let key = (ChunkIndex((at / blocks_per_chunk) as u32), (at % blocks_per_chunk) as u16);
+            if self.written.insert(key) {
+                let mut block = data.to_vec();
+                block.resize(BLOCK_BYTES as usize, 0);
+                self.blocks.entry(key).or_insert_with(|| Bytes::from(block));
+            }
+        }
+    }
+
     fn is_written(&self, chunk: ChunkIndex, range: BlockRange) -> bool {
         let is_there = |block: BlockIndex| {
             let key = (chunk, block.0);

@@ -33,6 +33,11 @@ struct Run {
     next_tag: u64,
     /// What the volume stands on, if it is a clone.
     base: Vec<u8>,
+    /// As a grant says it.
+    rig_base: Option<BaseLayer>,
+    /// It will be flattened.
+    flattens: bool,
+    fills: bool,
     /// Numbers whose answer the client has.
     answered: BTreeSet<OpNumber>,
 }
@@ -50,11 +55,15 @@ impl Run {
         let size = if seed.is_multiple_of(2) { 0 } else { BASE + SPAN / 2 + random.below(SPAN / 1024) * 512 };
         let base: Vec<u8> = (0..size).map(|at| (at / 512 % 251 + 1) as u8).collect();
         let layer = BaseLayer { volume: VolumeId(2), layer: LayerId(4), size };
-        let grant = AttachGrant { base: (size > 0).then_some(layer), ..grant(SIZE) };
+        let rig_base = (size > 0).then_some(layer);
+        let grant = AttachGrant { base: rig_base, ..grant(SIZE) };
         let mut model = base.get(BASE as usize..).map(<[u8]>::to_vec).unwrap_or_default();
         model.resize(SPAN as usize, 0);
         Run {
             base,
+            rig_base,
+            fills: size == 0 || seed % 4 != 1,
+            flattens: size > 0 && seed % 4 == 1,
             rig: Rig::new(grant, limits),
             cluster: FakeCluster::new(1 + random.below(3) as u32),
             random,
@@ -144,7 +153,8 @@ impl Run {
         let offset = BASE + start;
         let here = start as usize..(start + len) as usize;
         let (op, expected) = match self.random.below(11) {
-            10 => self.fill(start),
+            // What a flatten fills isn't known when it is submitted.
+            10 if self.fills => self.fill(start),
             0..4 => {
                 let data: Vec<u8> = (0..len).map(|i| (tag * 7 + i / 512 + 1) as u8).collect();
                 self.model[here.clone()].copy_from_slice(&data);
@@ -226,10 +236,22 @@ impl Run {
                 self.cluster.reconfigure(primary);
             }
             17 if self.cluster.cut(osd) => self.step(ClientEvent::LinkDown(osd)),
-            18 => self.rig.step(ClientEvent::Timer),
             19 if self.random.one_in(4) => self.cluster.stack.0 += 1,
+            // Seldom, so that much is done before.
+            18 if self.flattens && self.random.one_in(8) => self.flatten(),
+            18 => self.rig.step(ClientEvent::Timer),
             _ => {}
         }
+    }
+
+    /// From now on the clone stands on nothing; the client hears of it when it asks.
+    fn flatten(&mut self) {
+        self.flattens = false;
+        self.cluster.fill_from(&self.base);
+        self.cluster.stack.0 += 1;
+        self.rig_base = None;
+        let end = (self.base.len().saturating_sub(BASE as usize)).div_ceil(BLOCK);
+        self.touched.extend(0..end);
     }
 
     /// The base answers one of the questions that it was asked.
@@ -239,6 +261,10 @@ impl Run {
         }
         let at = self.random.below(self.rig.base_reads.len() as u64) as usize;
         let (key, op) = self.rig.base_reads.swap_remove(at);
+        if self.rig_base.is_none() && self.random.one_in(2) {
+            // It is gone.
+            return self.step(ClientEvent::BaseRead { key, result: Err(BlockError::Fenced) });
+        }
         let reply = match op {
             BlockOp::Read { offset, len } => {
                 let from = offset as usize;
@@ -263,7 +289,8 @@ impl Run {
     fn tell_stack(&mut self) {
         let revision = self.cluster.stack;
         let layers = (0..u64::from(revision.0)).map(|below| LayerId(1000 - below)).collect();
-        self.step(ClientEvent::Stack { revision, layers });
+        let base = self.rig_base;
+        self.step(ClientEvent::Stack { revision, layers, base });
     }
 
     fn pass_time(&mut self) {

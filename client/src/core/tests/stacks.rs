@@ -17,7 +17,7 @@ fn read(block: u64) -> BlockOp {
 }
 
 fn newer() -> ClientEvent {
-    ClientEvent::Stack { revision: NEW, layers: vec![LayerId(8), LayerId(7)] }
+    ClientEvent::Stack { revision: NEW, layers: vec![LayerId(8), LayerId(7)], base: None }
 }
 
 fn stacks_of(requests: &[IoRequest]) -> Vec<(StackRevision, LayerId)> {
@@ -126,7 +126,7 @@ fn a_barrier_with_a_newer_stack_makes_it_wanted_at_once_and_once() {
 fn a_late_stack_changes_nothing() {
     let mut rig = Rig::connected(MIB);
     rig.step(newer());
-    rig.step(ClientEvent::Stack { revision: OLD, layers: vec![LayerId(7)] });
+    rig.step(ClientEvent::Stack { revision: OLD, layers: vec![LayerId(7)], base: None });
     rig.submit(1, write(0));
     assert_eq!(stacks_of(&rig.sent()), [(NEW, LayerId(8))]);
 }

@@ -1,0 +1,240 @@
+//! `ashlar job`, and waiting for one.
+
+use super::volume::ask_volume;
+use crate::args::{JobArgs, JobCommand};
+use crate::control::Control;
+use crate::error::CliError;
+use crate::health::Problem;
+use crate::output::{Output, Table, note};
+use crate::transfer::Progress;
+use ashlar_types::control::{ControlReply, ControlRequest, Provision, VolumeInfo};
+use ashlar_types::job::{JobInfo, JobKind, JobState};
+use ashlar_types::{JobId, VolumeId, format_bytes};
+use serde_json::{Value, json};
+use std::fmt::Write as _;
+use std::time::Duration;
+use tokio::time::Instant;
+
+const PAUSE: Duration = Duration::from_millis(200);
+/// Gateways ask for jobs every other second, and take one away from a worker that has been silent for ten.
+const UNNOTICED: Duration = Duration::from_secs(15);
+
+pub async fn run(control: &Control, command: JobCommand) -> Result<Output, CliError> {
+    match command {
+        JobCommand::List => {
+            let jobs = list(control).await?;
+            let mut table = Table::new(&["JOB", "KIND", "VOLUME", "STATE", "DONE", "SIZE", "RATE", "GATEWAY"]);
+            for job in &jobs {
+                let rate = job.rate.map_or_else(|| "-".to_owned(), |rate| format!("{}/s", format_bytes(rate)));
+                let gateway = job.gateway.clone().unwrap_or_else(|| "-".to_owned());
+                let volume = job.volume_name.to_string();
+                let (done, size) = (format!("{} %", percent(job)), format_bytes(job.total));
+                let (kind, state) = (kind_word(job.kind).to_owned(), state_word(job.state).to_owned());
+                table.row([job.id.to_string(), kind, volume, state, done, size, rate, gateway]);
+            }
+            Ok(Output::new(table.render(), jobs.iter().map(job_json).collect()))
+        }
+        JobCommand::Show { job } => {
+            let job = find(control, job).await?;
+            Ok(Output::new(describe(&job), job_json(&job)))
+        }
+        JobCommand::Pause { job } => set(control, job, |job| (job.rate, true), "paused").await,
+        JobCommand::Resume { job } => set(control, job, |job| (job.rate, false), "going on").await,
+        JobCommand::Rate { job, rate } => {
+            let text = match rate.0 {
+                Some(rate) => format!("writing at most {} a second", format_bytes(rate)),
+                None => "writing as fast as it goes".to_owned(),
+            };
+            set(control, job, |job| (rate.0, job.state == JobState::Paused), &text).await
+        }
+        JobCommand::Cancel { job } => {
+            control.ask(ControlRequest::JobCancel { job }).await?;
+            Ok(Output::new(format!("{job} given up"), json!({ "id": job.0, "cancelled": true })))
+        }
+    }
+}
+
+async fn set(
+    control: &Control,
+    job: JobId,
+    change: impl Fn(&JobInfo) -> (Option<u64>, bool),
+    is_now: &str,
+) -> Result<Output, CliError> {
+    let (rate, paused) = change(&find(control, job).await?);
+    let job = ask(control, ControlRequest::JobSet { job, rate, paused }).await?;
+    Ok(Output::new(format!("{} is {is_now}", job.id), job_json(&job)))
+}
+
+pub async fn ask(control: &Control, request: ControlRequest) -> Result<JobInfo, CliError> {
+    match control.ask(request).await? {
+        ControlReply::Job(job) => Ok(*job),
+        reply => Err(CliError::unexpected("a job", &reply)),
+    }
+}
+
+pub async fn list(control: &Control) -> Result<Vec<JobInfo>, CliError> {
+    match control.ask(ControlRequest::JobList).await? {
+        ControlReply::Jobs(jobs) => Ok(jobs),
+        reply => Err(CliError::unexpected("job list", &reply)),
+    }
+}
+
+async fn find(control: &Control, id: JobId) -> Result<JobInfo, CliError> {
+    let found = list(control).await?.into_iter().find(|job| job.id == id);
+    found.ok_or(CliError::NoJob { job: id })
+}
+
+pub async fn of_volume(control: &Control, volume: VolumeId) -> Result<Option<JobInfo>, CliError> {
+    Ok(list(control).await?.into_iter().find(|job| job.volume == volume))
+}
+
+/// Sets a job's rate, and waits until it is there no more, if that is wanted. Whether it was done or given up the caller looks at.
+pub async fn attend(control: &Control, mut job: JobInfo, args: JobArgs) -> Result<(), CliError> {
+    if args.rate.is_some() && args.rate != job.rate {
+        let (rate, paused) = (args.rate, job.state == JobState::Paused);
+        job = ask(control, ControlRequest::JobSet { job: job.id, rate, paused }).await?;
+    }
+    if args.no_wait {
+        return Ok(());
+    }
+    let (id, begun_at) = (job.id, job.position);
+    let mut progress = Progress::new(format!("{} {}", doing(job.kind), job.volume_name), job.total);
+    progress.add(begun_at);
+    let (mut position, mut unnoticed_since, mut said) = (begun_at, Instant::now(), None);
+    loop {
+        tokio::time::sleep(PAUSE).await;
+        let Some(now) = list(control).await?.into_iter().find(|job| job.id == id) else { break };
+        progress.add(now.position.saturating_sub(position));
+        position = position.max(now.position);
+        if now.state != JobState::Waiting {
+            unnoticed_since = Instant::now();
+        }
+        let trouble = match (&now.trouble, now.state) {
+            (Some(trouble), _) => Some(format!("{id} doesn't get on: {trouble}; it goes on by itself when it can")),
+            (None, JobState::Paused) => Some(format!("{id} is paused; `ashlar job resume {id}` goes on with it")),
+            (None, _) if unnoticed_since.elapsed() > UNNOTICED => {
+                Some(format!("no gateway works on {id}: is one running? `ashlar status` shows it"))
+            }
+            _ => None,
+        };
+        if trouble != said {
+            if let Some(trouble) = &trouble {
+                progress.end();
+                note(trouble);
+            }
+            said = trouble;
+        }
+    }
+    Ok(())
+}
+
+/// Says that `--rate` and `--no-wait` are for what is waited for.
+pub fn check(provision: Option<Provision>, args: JobArgs) -> Result<(), CliError> {
+    let is_meant = args.rate.is_some() || args.no_wait;
+    match is_meant && provision != Some(Provision::Eager) {
+        true => Err(CliError::Conflict { what: "--rate and --no-wait are for `--provision eager`".to_owned() }),
+        false => Ok(()),
+    }
+}
+
+/// The volume, when it is written with zeroes or that has begun; others as they are.
+pub async fn zeroed(control: &Control, volume: VolumeInfo, args: JobArgs) -> Result<VolumeInfo, CliError> {
+    if volume.provision != Provision::Eager {
+        return Ok(volume);
+    }
+    let Some(job) = of_volume(control, volume.id).await? else { return Ok(volume) };
+    let (id, name) = (job.id, volume.name.clone());
+    attend(control, job, args).await?;
+    let now = ask_volume(control, "volume show", ControlRequest::VolumeShow { name: name.clone() }).await?;
+    match now.id == volume.id && now.provision == Provision::Eager {
+        true => Ok(now),
+        false => Err(CliError::JobGivenUp { job: id, volume: name }),
+    }
+}
+
+fn percent(job: &JobInfo) -> u64 {
+    job.position.saturating_mul(100).checked_div(job.total).unwrap_or(100)
+}
+
+fn kind_word(kind: JobKind) -> &'static str {
+    match kind {
+        JobKind::Flatten => "flatten",
+        JobKind::Zero => "zero",
+    }
+}
+
+fn doing(kind: JobKind) -> &'static str {
+    match kind {
+        JobKind::Flatten => "flattening",
+        JobKind::Zero => "zeroing",
+    }
+}
+
+fn state_word(state: JobState) -> &'static str {
+    match state {
+        JobState::Waiting => "waiting",
+        JobState::Running => "running",
+        JobState::Paused => "paused",
+        JobState::Ending => "ending",
+    }
+}
+
+/// In one line.
+pub fn summary(job: &JobInfo) -> String {
+    format!(
+        "{} {}, {}, {} % of {}",
+        job.id,
+        doing(job.kind),
+        state_word(job.state),
+        percent(job),
+        format_bytes(job.total)
+    )
+}
+
+pub fn problems(jobs: &[JobInfo]) -> impl Iterator<Item = Problem> + '_ {
+    jobs.iter().filter_map(|job| {
+        let trouble = job.trouble.as_ref()?;
+        let volume = &job.volume_name;
+        let what_to_do = format!("mend that; or `ashlar job cancel {}`, and what is done stays", job.id);
+        Some(Problem {
+            what: format!("{} ({} {volume}) doesn't get on: {trouble}", job.id, doing(job.kind)),
+            means: "it is tried again by itself, again and again".into(),
+            what_to_do,
+        })
+    })
+}
+
+fn describe(job: &JobInfo) -> String {
+    let mut text = String::new();
+    let _ = writeln!(text, "id          {}", job.id);
+    let _ = writeln!(text, "kind        {}", kind_word(job.kind));
+    let _ = writeln!(text, "volume      {}", job.volume_name);
+    let _ = writeln!(text, "state       {}", state_word(job.state));
+    let (position, total) = (format_bytes(job.position), format_bytes(job.total));
+    let _ = writeln!(text, "done        {position} of {total} ({} %)", percent(job));
+    let _ = writeln!(text, "written     {}", format_bytes(job.filled));
+    let rate = job.rate.map_or_else(|| "none".to_owned(), |rate| format!("{}/s", format_bytes(rate)));
+    let _ = writeln!(text, "rate        {rate}");
+    if let Some(gateway) = &job.gateway {
+        let _ = writeln!(text, "gateway     {gateway}");
+    }
+    if let Some(trouble) = &job.trouble {
+        let _ = writeln!(text, "trouble     {trouble}");
+    }
+    text
+}
+
+pub fn job_json(job: &JobInfo) -> Value {
+    json!({
+        "id": job.id.0,
+        "kind": kind_word(job.kind),
+        "volume": job.volume_name,
+        "state": state_word(job.state),
+        "position": job.position,
+        "total": job.total,
+        "filled": job.filled,
+        "rate": job.rate,
+        "gateway": job.gateway,
+        "trouble": job.trouble,
+    })
+}
