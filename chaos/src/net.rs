@@ -24,6 +24,7 @@ pub enum ProcId {
     Client(u32),
     /// What a clone's client reads beside the clone, in the same process.
     Base(u32),
+    Worker(u32),
     /// Who creates pools and attaches volumes.
     Operator,
 }

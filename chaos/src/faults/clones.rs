@@ -2,6 +2,7 @@
 
 use super::{Act, Faults};
 use crate::clock::{Instant, MS};
+use crate::net::ProcId;
 use crate::world::World;
 
 impl Faults {
@@ -24,6 +25,26 @@ impl Faults {
                         world.restart_client_in(client, self.rng.between(10, 800) * MS);
                     }
                 }
+                _ => {}
+            }
+        }
+        let mut rng = self.rng.fork(0xf1);
+        if self.rng.permille(250) {
+            let at = world.now + self.rng.below(100 * MS);
+            self.plan(at, Act::Flatten { draw: rng.next_u64() });
+        }
+        if self.rng.permille(60) {
+            world.give_a_job_up(&mut rng);
+        }
+        let working: Vec<u32> = world.worker_ids().into_iter().filter(|id| world.is_working(*id)).collect();
+        if let Some(worker) = self.rng.choose(&working).copied() {
+            match self.rng.below(6) {
+                0 => {
+                    world.crash_worker(worker);
+                    world.restart_worker_in(worker, self.rng.between(10, 800) * MS);
+                }
+                // It is taken for gone, and wakes up.
+                1 | 2 => world.pause(ProcId::Worker(worker), self.rng.between(200, 2500) * MS),
                 _ => {}
             }
         }

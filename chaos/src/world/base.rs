@@ -140,7 +140,8 @@ impl World {
                 match self.bases[&id].reader {
                     ProcId::Client(client) => self.step_client(client, event),
                     ProcId::Base(reader) => self.step_base(reader, event),
-                    _ => unreachable!("clients and bases read bases"),
+                    ProcId::Worker(worker) => self.step_worker(worker, event),
+                    _ => unreachable!("clients, workers and bases read bases"),
                 }
             }
             ClientAction::ReadBase { key, op } => {

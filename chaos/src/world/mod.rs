@@ -9,6 +9,7 @@ mod base;
 mod client;
 mod clones;
 mod control;
+mod jobs;
 mod mds;
 mod operator;
 mod osd;
@@ -17,6 +18,7 @@ mod process;
 mod scrub;
 mod trace;
 mod verify;
+mod worker;
 
 pub use bad_disk::DiskFault;
 pub use process::{Input, Process, Purpose, Try, Withheld};
@@ -62,6 +64,7 @@ enum Happening {
     StartMds(MdsId),
     /// A gateway process starts again, or for the first time.
     StartClient(u32),
+    StartWorker(u32),
     /// A supervisor tells what it saw.
     Testify(OsdId, u32),
     Phase,
@@ -97,6 +100,7 @@ pub struct World {
     pub osds: BTreeMap<OsdId, OsdProcess>,
     pub clients: BTreeMap<u32, ClientProcess>,
     bases: BTreeMap<u32, base::BaseProcess>,
+    workers: BTreeMap<u32, worker::WorkerProcess>,
     operator: Operator,
     pub history: History,
     last_client_number: u32,
@@ -188,6 +192,7 @@ impl World {
             osds: BTreeMap::new(),
             clients: BTreeMap::new(),
             bases: BTreeMap::new(),
+            workers: BTreeMap::new(),
             operator: Operator::new(),
             history: History::default(),
             last_client_number: 0,
@@ -265,6 +270,7 @@ impl World {
             Happening::StartOsd(osd) => self.start_osd(osd),
             Happening::StartMds(node) => self.start_mds(node),
             Happening::StartClient(client) => self.start_client(client),
+            Happening::StartWorker(worker) => self.start_worker(worker),
             Happening::Testify(osd, life) => self.testify(osd, life),
             Happening::Phase => self.check_progress(),
         }
@@ -294,6 +300,7 @@ impl World {
             ProcId::Osd(osd) => self.osds.get_mut(&osd).map(|p| &mut p.process),
             ProcId::Client(client) => self.clients.get_mut(&client).map(|p| &mut p.process),
             ProcId::Base(base) => self.bases.get_mut(&base).map(|p| &mut p.process),
+            ProcId::Worker(worker) => self.workers.get_mut(&worker).map(|p| &mut p.process),
             ProcId::Operator => Some(&mut self.operator.process),
         }
     }
@@ -332,6 +339,7 @@ impl World {
             ProcId::Osd(osd) => self.on_osd_input(osd, input),
             ProcId::Client(client) => self.on_client_input(client, input),
             ProcId::Base(base) => self.on_base_input(base, input),
+            ProcId::Worker(worker) => self.on_worker_input(worker, input),
             ProcId::Operator => self.on_operator_input(input),
         }
         self.schedule_net();
@@ -358,6 +366,7 @@ impl World {
             ProcId::Client(client) => 200 + u64::from(client),
             ProcId::Operator => 300,
             ProcId::Base(base) => 400 + u64::from(base),
+            ProcId::Worker(worker) => 300 + u64::from(worker),
         };
         self.stats.hash = mix(self.stats.hash ^ mix(self.now) ^ mix(kind << 16 ^ place));
     }

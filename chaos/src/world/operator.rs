@@ -2,6 +2,7 @@
 
 use super::client::volume_name;
 use super::clones::Clone;
+use super::jobs::Jobs;
 use super::{Happening, Input, Phase, Process, Purpose, World};
 use crate::check::{ClientNumber, SnapshotRef};
 use crate::clock::{Instant, MS};
@@ -28,6 +29,7 @@ pub struct Operator {
     scratch: Option<VolumeId>,
     pub snapshots: Vec<Snapshot>,
     pub(super) clones: Vec<Clone>,
+    pub(super) jobs: Jobs,
     /// When snapshots under way are asked after again.
     look_at: Instant,
 }
@@ -76,6 +78,7 @@ impl Operator {
             scratch: None,
             snapshots: Vec::new(),
             clones: Vec::new(),
+            jobs: Jobs::default(),
             look_at: 0,
         }
     }
@@ -387,6 +390,10 @@ impl World {
             (ControlRequest::VolumeDelete { .. }, Ok(_) | Err(ControlError::NotFound { .. })) => {
                 self.operator.deleted.extend(self.operator.scratch.take());
             }
+            // Done meanwhile, or before it was asked for again; or the one before it is still ending.
+            (ControlRequest::VolumeFlatten { .. }, Ok(_) | Err(ControlError::Invalid(_))) => {}
+            (ControlRequest::JobCancel { .. }, Ok(_) | Err(ControlError::NotFound { .. } | ControlError::Invalid(_))) => {}
+            (ControlRequest::JobList, Ok(ControlReply::Jobs(jobs))) => self.on_jobs(&jobs),
             (ControlRequest::ScrubStart { .. }, Ok(ControlReply::Scrub { number, .. })) => self.on_scrub_wished(number),
             (ControlRequest::ScrubCancel { .. }, Ok(ControlReply::Scrub { .. })) => {}
             (ControlRequest::PoolCreate { .. } | ControlRequest::VolumeCreate { .. }, Ok(_)) => {}

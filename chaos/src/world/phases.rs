@@ -36,6 +36,7 @@ impl World {
             Phase::Load => false,
             Phase::Heal => {
                 self.drive_snapshots();
+                self.drive_jobs();
                 let healed = self.unhealed().is_none();
                 if healed {
                     self.begin_last_reads();
@@ -125,6 +126,7 @@ impl World {
         self.faults = Some(faults);
         self.scrub_at_random();
         self.drive_snapshots();
+        self.drive_jobs();
         self.schedule_net();
         self.queue.put(self.now + TICK, Happening::Fault);
     }
@@ -146,6 +148,7 @@ impl World {
             .chain(self.osds.keys().map(|o| ProcId::Osd(*o)))
             .chain(self.clients.keys().map(|c| ProcId::Client(*c)))
             .chain(self.bases.keys().map(|b| ProcId::Base(*b)))
+            .chain(self.workers.keys().map(|w| ProcId::Worker(*w)))
             .collect();
         let now = self.now;
         for id in everybody {
@@ -161,6 +164,7 @@ impl World {
         osds.into_iter().for_each(|o| self.queue.put(now, Happening::StartOsd(o)));
         let clients: Vec<u32> = self.clients.keys().copied().collect();
         clients.into_iter().for_each(|c| self.queue.put(now, Happening::StartClient(c)));
+        self.worker_ids().into_iter().for_each(|w| self.queue.put(now, Happening::StartWorker(w)));
         self.schedule_net();
         self.queue.put(now + LOOK, Happening::Phase);
     }
@@ -195,6 +199,9 @@ impl World {
         }
         if !self.are_snapshots_read() {
             return Some(format!("snapshots are not there: {:?}", self.operator.snapshots));
+        }
+        if let Some(jobs) = self.open_jobs() {
+            return Some(jobs);
         }
         if !self.truth.merges.is_empty() {
             return Some(format!("layers are not merged: {:?}", self.truth.merges));

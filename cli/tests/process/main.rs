@@ -13,6 +13,7 @@ mod differences;
 mod golden;
 mod groups;
 mod images;
+mod jobs;
 mod lifecycle;
 mod nbd_hostile;
 mod perf;

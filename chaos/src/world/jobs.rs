@@ -1,0 +1,62 @@
+//! Jobs that the operator begins and gives up: clones are flattened.
+
+use super::client::volume_name;
+use super::clones::CloneProgress;
+use super::World;
+use crate::rng::Rng;
+use ashlar_types::JobId;
+use ashlar_types::control::ControlRequest;
+use ashlar_types::job::JobInfo;
+
+/// What the operator knows of jobs.
+#[derive(Debug, Default)]
+pub struct Jobs {
+    /// Some may be there.
+    are_open: bool,
+    known: Vec<JobId>,
+    looked_at: crate::clock::Instant,
+}
+
+const LOOK: crate::clock::Instant = 50 * crate::clock::MS;
+
+impl World {
+    /// Some clone is flattened, whatever its gateway does.
+    pub fn flatten_a_clone(&mut self, rng: &mut Rng) {
+        if !self.is_operator_idle() {
+            return;
+        }
+        let attached: Vec<u32> =
+            self.operator.clones.iter().filter(|c| c.state == CloneProgress::Attached).map(|c| c.volume).collect();
+        let Some(volume) = rng.choose(&attached).copied() else { return };
+        self.trace(|| format!("volume {volume} is flattened"));
+        self.operator.jobs.are_open = true;
+        self.ask_as_operator(ControlRequest::VolumeFlatten { name: volume_name(volume), rate: None });
+    }
+
+    pub fn give_a_job_up(&mut self, rng: &mut Rng) {
+        if !self.is_operator_idle() {
+            return;
+        }
+        let Some(job) = rng.choose(&self.operator.jobs.known).copied() else { return };
+        self.trace(|| format!("{job} is given up"));
+        self.ask_as_operator(ControlRequest::JobCancel { job });
+    }
+
+    /// Asks now and then which jobs there are, until there is none.
+    pub(super) fn drive_jobs(&mut self) {
+        if !self.operator.jobs.are_open || !self.is_operator_idle() || self.now < self.operator.jobs.looked_at + LOOK {
+            return;
+        }
+        self.operator.jobs.looked_at = self.now;
+        self.ask_as_operator(ControlRequest::JobList);
+    }
+
+    pub(super) fn on_jobs(&mut self, jobs: &[JobInfo]) {
+        self.operator.jobs.are_open = !jobs.is_empty();
+        self.operator.jobs.known = jobs.iter().map(|job| job.id).collect();
+    }
+
+    pub(super) fn open_jobs(&self) -> Option<String> {
+        self.operator.jobs.are_open.then(|| format!("jobs are not done: {:?}", self.operator.jobs.known))
+    }
+}
