@@ -29,11 +29,11 @@ impl Faults {
             }
         }
         let mut rng = self.rng.fork(0xf1);
-        if self.rng.permille(250) {
-            let at = world.now + self.rng.below(100 * MS);
+        if self.rng.permille(700) {
+            let at = world.now + self.rng.below(200 * MS);
             self.plan(at, Act::Flatten { draw: rng.next_u64() });
         }
-        if self.rng.permille(60) {
+        if self.rng.permille(40) {
             world.give_a_job_up(&mut rng);
         }
         let working: Vec<u32> = world.worker_ids().into_iter().filter(|id| world.is_working(*id)).collect();
@@ -44,7 +44,7 @@ impl Faults {
                     world.restart_worker_in(worker, self.rng.between(10, 800) * MS);
                 }
                 // It is taken for gone, and wakes up.
-                1 | 2 => world.pause(ProcId::Worker(worker), self.rng.between(200, 2500) * MS),
+                1 | 2 => world.pause(ProcId::Worker(worker), self.rng.between(20, 1500) * MS),
                 _ => {}
             }
         }

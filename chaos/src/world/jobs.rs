@@ -1,8 +1,8 @@
 //! Jobs that the operator begins and gives up: clones are flattened.
 
+use super::World;
 use super::client::volume_name;
 use super::clones::CloneProgress;
-use super::World;
 use crate::rng::Rng;
 use ashlar_types::JobId;
 use ashlar_types::control::ControlRequest;
@@ -25,12 +25,14 @@ impl World {
         if !self.is_operator_idle() {
             return;
         }
-        let attached: Vec<u32> =
-            self.operator.clones.iter().filter(|c| c.state == CloneProgress::Attached).map(|c| c.volume).collect();
-        let Some(volume) = rng.choose(&attached).copied() else { return };
+        let made: Vec<u32> =
+            self.operator.clones.iter().filter(|c| c.state != CloneProgress::Asked).map(|c| c.volume).collect();
+        let Some(volume) = rng.choose(&made).copied() else { return };
         self.trace(|| format!("volume {volume} is flattened"));
         self.operator.jobs.are_open = true;
-        self.ask_as_operator(ControlRequest::VolumeFlatten { name: volume_name(volume), rate: None });
+        // The slowest: what was read waits, and others write meanwhile.
+        let rate = rng.permille(800).then_some(1 << 20);
+        self.ask_as_operator(ControlRequest::VolumeFlatten { name: volume_name(volume), rate });
     }
 
     pub fn give_a_job_up(&mut self, rng: &mut Rng) {

@@ -30,6 +30,8 @@ impl World {
             (1..=self.shape.mds_nodes).map(|n| (MdsId(n), format!("mds.{n}"))).collect();
         for id in peers.keys() {
             let mut config = NodeConfig::new(*id, peers.clone(), self.cluster, self.rng.next_u64());
+            // Several times in one simulation.
+            config.worker_silence_max = ashlar_types::Duration::from_millis(800);
             // Snapshots often enough to be part of the simulation.
             config.snapshot_entries = self.rng.between(20, 400);
             config.log_entries_kept = self.rng.between(5, 100);

@@ -392,7 +392,10 @@ impl World {
             }
             // Done meanwhile, or before it was asked for again; or the one before it is still ending.
             (ControlRequest::VolumeFlatten { .. }, Ok(_) | Err(ControlError::Invalid(_))) => {}
-            (ControlRequest::JobCancel { .. }, Ok(_) | Err(ControlError::NotFound { .. } | ControlError::Invalid(_))) => {}
+            (
+                ControlRequest::JobCancel { .. },
+                Ok(_) | Err(ControlError::NotFound { .. } | ControlError::Invalid(_)),
+            ) => {}
             (ControlRequest::JobList, Ok(ControlReply::Jobs(jobs))) => self.on_jobs(&jobs),
             (ControlRequest::ScrubStart { .. }, Ok(ControlReply::Scrub { number, .. })) => self.on_scrub_wished(number),
             (ControlRequest::ScrubCancel { .. }, Ok(ControlReply::Scrub { .. })) => {}

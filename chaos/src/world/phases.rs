@@ -80,6 +80,9 @@ impl World {
         self.phase = Phase::Load;
         self.phase_until = self.now + self.shape.load_time;
         self.trace(|| "faults begin".to_owned());
+        if self.aim() == Some(Aim::Clones) {
+            self.add_workers();
+        }
         self.queue.put(self.now, Happening::Fault);
     }
 

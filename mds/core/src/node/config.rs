@@ -27,6 +27,8 @@ pub struct NodeConfig {
     /// A suspected OSD (a peer's or its own connection broke) that is not heard for this long afterwards is down. 250 ms:
     /// a missed heartbeat and some delay; together with activation it keeps a client's stall below 1 s.
     pub osd_suspect_grace: Duration,
+    /// A worker of a job that was not heard for this long has the job taken away, if somebody else has time for it. 10 s: it tells each second.
+    pub worker_silence_max: Duration,
     /// Primaries go back to where placement put them, some at a time, after nothing has changed for this long. 20 s: it costs
     /// their PGs an activation, so not while anything is being recovered.
     pub rebalance_after: Duration,
@@ -59,6 +61,7 @@ impl NodeConfig {
             request_timeout: Duration::from_millis(5000),
             osd_silence_max: Duration::from_millis(1500),
             osd_suspect_grace: Duration::from_millis(250),
+            worker_silence_max: Duration::from_millis(10_000),
             rebalance_after: Duration::from_millis(20_000),
             snapshot_entries: 1000,
             log_entries_kept: 1000,

@@ -4,10 +4,7 @@
 use super::{MetadataNode, NodeAction};
 use crate::state::Command;
 use ashlar_types::control::ControlReply;
-use ashlar_types::{BootId, Duration, SessionId, Tick};
-
-/// Workers tell how far they are each second.
-const WORKER_SILENCE_MAX: Duration = Duration::from_millis(10_000);
+use ashlar_types::{BootId, SessionId, Tick};
 
 impl MetadataNode {
     pub(super) fn on_worker_heard(&mut self, worker: SessionId) {
@@ -24,9 +21,9 @@ impl MetadataNode {
     ) {
         let jobs: Vec<_> = self.state.jobs_to_take().collect();
         self.detector.forget_workers_but(jobs.iter().filter_map(|(_, worker)| *worker));
-        let is_free = |worker: Option<SessionId>| {
-            worker.is_none_or(|worker| self.detector.is_worker_silent(worker, WORKER_SILENCE_MAX))
-        };
+        let patience = self.config.worker_silence_max;
+        let is_free =
+            |worker: Option<SessionId>| worker.is_none_or(|worker| self.detector.is_worker_silent(worker, patience));
         match jobs.into_iter().find(|(_, worker)| is_free(*worker)) {
             Some((job, replaces)) => {
                 self.propose(id, Command::JobTake { job, replaces, gateway, boot }, deadline, actions);
