@@ -2,6 +2,7 @@
 
 use crate::{ProtoError, proto};
 use ashlar_types::control::*;
+use ashlar_types::job::*;
 use ashlar_types::perf::*;
 use ashlar_types::scrub::*;
 use ashlar_types::view::*;
@@ -133,6 +134,23 @@ fn snapshot(state: SnapshotState) -> SnapshotInfo {
     }
 }
 
+fn job(kind: JobKind, state: JobState) -> JobInfo {
+    let is_running = state == JobState::Running;
+    JobInfo {
+        id: JobId(1),
+        kind,
+        volume: VolumeId(2),
+        volume_name: name("v"),
+        state,
+        position: 3,
+        total: 4,
+        filled: 5,
+        rate: is_running.then_some(6),
+        gateway: is_running.then(|| "g".to_owned()),
+        trouble: (!is_running).then(|| "the pool is full".to_owned()),
+    }
+}
+
 fn group(state: SnapshotState) -> SnapshotGroupInfo {
     SnapshotGroupInfo { name: name("g"), taken_at: 1_800_000_000, state, snapshots: vec![snapshot(state)] }
 }
@@ -240,6 +258,18 @@ fn requests_come_back_the_same() {
         R::PoolCreate { name: name("p"), replicas: 3, min_size: None, over_commit: Some(OverCommit(150)) },
         R::PoolSet { name: name("p"), over_commit: Some(OverCommit(u32::MAX)) },
         R::PoolSet { name: name("p"), over_commit: None },
+        R::VolumeCreate { name: name("v"), size: 512, pool: None, provision: Provision::Eager },
+        R::VolumeFlatten { name: name("v"), rate: None },
+        R::VolumeFlatten { name: name("v"), rate: Some(u64::MAX) },
+        R::JobList,
+        R::JobSet { job: JobId(1), rate: None, paused: true },
+        R::JobSet { job: JobId(u64::MAX), rate: Some(5), paused: false },
+        R::JobCancel { job: JobId(2) },
+        R::JobTake { gateway: "g".into(), boot: BootId(3) },
+        R::JobGrant { job: JobId(2), session: SessionId(4) },
+        R::JobProgress { job: JobId(2), session: SessionId(4), position: 5, filled: 6, trouble: None },
+        R::JobProgress { job: JobId(2), session: SessionId(4), position: 5, filled: 6, trouble: Some("full".into()) },
+        R::JobDone { job: JobId(2), session: SessionId(4) },
         R::SpaceUse { volume: None },
         R::SpaceUse { volume: Some(name("v")) },
         R::SnapshotCreate { volume: name("v"), name: name("s"), taken_at: 1, thin: true },
@@ -315,6 +345,11 @@ fn answers_come_back_the_same() {
         Ok(R::Snapshot(snapshot(SnapshotState::Creating))),
         Ok(R::Snapshots(vec![snapshot(SnapshotState::Available)])),
         Ok(R::SnapshotGroup(group(SnapshotState::Creating))),
+        Ok(R::Job(Box::new(job(JobKind::Zero, JobState::Waiting)))),
+        Ok(R::Jobs(vec![job(JobKind::Flatten, JobState::Paused), job(JobKind::Flatten, JobState::Ending)])),
+        Ok(R::JobTaken(None)),
+        Ok(R::JobTaken(Some((JobId(1), SessionId(2))))),
+        Ok(R::JobWork(Box::new(JobWork { job: job(JobKind::Flatten, JobState::Running), grant: grant.clone() }))),
         Ok(R::SnapshotGroups(vec![group(SnapshotState::Available), group(SnapshotState::Creating)])),
         Ok(R::Attachment(attachment())),
         Ok(R::Attachments(vec![attachment(), attachment()])),

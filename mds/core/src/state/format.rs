@@ -8,6 +8,7 @@ mod command_v4;
 mod snapshot_v1;
 mod snapshot_v2;
 mod snapshot_v3;
+mod snapshot_v4;
 
 use super::{ClusterState, Command};
 use serde::Serialize;
@@ -15,12 +16,13 @@ use serde::de::DeserializeOwned;
 
 const COMMAND_MAGIC: [u8; 2] = *b"AC";
 /// 2: scrubs. Requests were added behind those of version 1, whose bytes mean the same. 3: snapshots, and names of disks.
-/// 4: clones, and snapshots that are deleted. 5: snapshot groups, reservations, and limits of pools.
-const COMMAND_VERSION: u16 = 5;
+/// 4: clones, and snapshots that are deleted. 5: snapshot groups, reservations, and limits of pools. 6: jobs, behind what there was, whose bytes mean
+/// the same.
+const COMMAND_VERSION: u16 = 6;
 const SNAPSHOT_MAGIC: [u8; 2] = *b"AS";
 /// 2: layers are a tree, and snapshots. 3: clones, deleted volumes that are kept for them, and merges. 4: snapshot groups,
-/// reservations, and limits of pools.
-const SNAPSHOT_VERSION: u16 = 4;
+/// reservations, and limits of pools. 5: jobs.
+const SNAPSHOT_VERSION: u16 = 5;
 /// magic (2), version (2, LE), CRC32C of the payload (4, LE).
 const ENVELOPE_BYTES: usize = 8;
 
@@ -68,6 +70,7 @@ impl ClusterState {
             (1, payload) => snapshot_v1::upgrade(contents(what, payload)?).ok_or(FormatError::Contradiction { what }),
             (2, payload) => Ok(contents::<snapshot_v2::StateV2>(what, payload)?.into()),
             (3, payload) => Ok(contents::<snapshot_v3::StateV3>(what, payload)?.into()),
+            (4, payload) => Ok(contents::<snapshot_v4::StateV4>(what, payload)?.into()),
             (_, payload) => contents(what, payload),
         }
     }

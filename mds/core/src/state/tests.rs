@@ -3,7 +3,7 @@
 use super::*;
 use ashlar_types::control::{AttachGrant, AttachMode, OverCommit, PgChange, Provision, VolumeInfo, VolumeState};
 use ashlar_types::scrub::{PgScrub, ScrubReport, ScrubTarget, ScrubWish};
-use ashlar_types::{AttachmentId, BootId, DiskName, Epoch, Generation, LayerId, StackRevision};
+use ashlar_types::{AttachmentId, BootId, DiskName, Epoch, Generation, JobId, LayerId, SessionId, StackRevision};
 
 mod attachments;
 mod clones;
@@ -248,9 +248,9 @@ fn damaged_bytes_are_told_apart() {
 #[test]
 fn golden_bytes_of_log_entries() {
     let hex = |command: &Command| command.encode().iter().map(|b| format!("{b:02x}")).collect::<String>();
-    let golden = include_str!("../../golden/command-v5.hex");
-    let mut commands = golden_commands_until_version_4();
-    commands.extend(golden_commands_of_version_5());
+    let golden = include_str!("../../golden/command-v6.hex");
+    let mut commands = golden_commands_until_version_5();
+    commands.extend(golden_commands_of_version_6());
     let encoded: Vec<String> = commands.iter().map(hex).collect();
     assert!(golden.lines().eq(&encoded), "log entries are not the golden ones:\n{}", encoded.join("\n"));
     for command in commands {
@@ -265,7 +265,8 @@ fn log_entries_of_older_versions_are_read() {
     let version_2 = (include_str!("../../golden/command-v2.hex"), commands);
     let version_3 = (include_str!("../../golden/command-v3.hex"), golden_commands_until_version_3());
     let version_4 = (include_str!("../../golden/command-v4.hex"), golden_commands_until_version_4());
-    for (golden, commands) in [version_1, version_2, version_3, version_4] {
+    let version_5 = (include_str!("../../golden/command-v5.hex"), golden_commands_until_version_5());
+    for (golden, commands) in [version_1, version_2, version_3, version_4, version_5] {
         assert_eq!(golden.lines().count(), commands.len());
         for (line, command) in golden.lines().zip(commands) {
             assert_eq!(Command::decode(&bytes_of(line)), Ok(command));
@@ -276,7 +277,24 @@ fn log_entries_of_older_versions_are_read() {
 /// Never edit: snapshots in the field hold these bytes. A change of the types is a new version in format.rs.
 #[test]
 fn golden_bytes_of_a_snapshot() {
-    let golden: String = include_str!("../../golden/snapshot-v4.hex").lines().collect();
+    let golden: String = include_str!("../../golden/snapshot-v5.hex").lines().collect();
+    let mut cluster = golden_cluster_of_version_4();
+    cluster.ask(ControlRequest::VolumeFlatten { name: name("x"), rate: Some(1 << 20) }).expect("a clone");
+    cluster.ask(ControlRequest::VolumeSet { name: name("z"), provision: Provision::Eager }).expect("lazy");
+    for (job, boot) in [(JobId(1), BootId(8)), (JobId(2), BootId(9))] {
+        let take = Command::JobTake { job, replaces: None, gateway: "g".into(), boot };
+        cluster.command(take).expect("nobody has it");
+    }
+    let session = SessionId(3);
+    let (job, position, filled, trouble) = (JobId(2), 1 << 19, 1 << 18, Some("the pool is full".into()));
+    cluster.ask(ControlRequest::JobProgress { job, session, position, filled, trouble }).expect("he has it");
+    cluster.ask(ControlRequest::JobCancel { job: JobId(1) }).expect("is there");
+    let encoded: String = cluster.state.encode().iter().map(|b| format!("{b:02x}")).collect();
+    assert_eq!(encoded, golden, "snapshots are not the golden one");
+    assert_eq!(ClusterState::decode(&bytes_of(&golden)), Ok(cluster.state));
+}
+
+fn golden_cluster_of_version_4() -> Cluster {
     let mut cluster = golden_cluster_of_version_3();
     cluster.volume("z", 1 << 20).expect("made");
     cluster.group("nightly", &["x", "z"]).expect("taken");
@@ -284,9 +302,7 @@ fn golden_bytes_of_a_snapshot() {
     cluster.group("hourly", &["y", "z"]).expect("taken");
     cluster.ask(ControlRequest::VolumeSet { name: name("z"), provision: Provision::Lazy }).expect("thin");
     cluster.ask(ControlRequest::PoolSet { name: name("p"), over_commit: Some(OverCommit(250)) }).expect("a pool");
-    let encoded: String = cluster.state.encode().iter().map(|b| format!("{b:02x}")).collect();
-    assert_eq!(encoded, golden, "snapshots are not the golden one");
-    assert_eq!(ClusterState::decode(&bytes_of(&golden)), Ok(cluster.state));
+    cluster
 }
 
 fn golden_cluster_of_version_3() -> Cluster {
@@ -332,6 +348,8 @@ fn snapshots_of_older_versions_are_read() {
     assert_eq!(ClusterState::decode(&bytes_of(&golden)), Ok(golden_cluster_of_version_2().state));
     let golden: String = include_str!("../../golden/snapshot-v3.hex").lines().collect();
     assert_eq!(ClusterState::decode(&bytes_of(&golden)), Ok(golden_cluster_of_version_3().state));
+    let golden: String = include_str!("../../golden/snapshot-v4.hex").lines().collect();
+    assert_eq!(ClusterState::decode(&bytes_of(&golden)), Ok(golden_cluster_of_version_4().state));
 }
 
 fn bytes_of(hex: &str) -> Vec<u8> {
@@ -397,6 +415,28 @@ fn golden_commands_of_version_5() -> Vec<Command> {
     ];
     let verdict = Verdict { volume: VolumeId(300), since: Revision(400), is_kept: true };
     requests.into_iter().map(Command::Request).chain([Command::ReserveJudged(verdict)]).collect()
+}
+
+fn golden_commands_of_version_6() -> Vec<Command> {
+    use ControlRequest as R;
+    let (job, session) = (JobId(300), SessionId(400));
+    let trouble = Some("the pool is full".to_owned());
+    let requests = [
+        R::VolumeCreate { name: name("vm-1"), size: 10 << 30, pool: None, provision: Provision::Eager },
+        R::VolumeFlatten { name: name("vm-1"), rate: Some(50 << 20) },
+        R::JobSet { job, rate: None, paused: true },
+        R::JobCancel { job },
+        R::JobProgress { job, session, position: 5 << 30, filled: 1 << 30, trouble },
+        R::JobProgress { job, session, position: 5 << 30, filled: 1 << 30, trouble: None },
+        R::JobDone { job, session },
+    ];
+    let boot = BootId(9);
+    let takes = [None, Some(session)].map(|replaces| Command::JobTake { job, replaces, gateway: "gw".into(), boot });
+    requests.into_iter().map(Command::Request).chain(takes).collect()
+}
+
+fn golden_commands_until_version_5() -> Vec<Command> {
+    golden_commands_until_version_4().into_iter().chain(golden_commands_of_version_5()).collect()
 }
 
 fn golden_commands_until_version_4() -> Vec<Command> {
