@@ -38,7 +38,7 @@ pub enum ControlRequest {
     VolumeShow {
         name: Name,
     },
-    /// Refused while it has snapshots, unless they are to go with it.
+    /// For good, whatever its pool says. Refused while it has snapshots, unless they are to go with it.
     VolumeDelete {
         name: Name,
         with_snapshots: bool,
@@ -223,7 +223,7 @@ pub enum ControlRequest {
     SnapshotGroupShow {
         name: Name,
     },
-    /// Deletes the snapshots that are left of it; refused whole while one of them is attached.
+    /// Deletes the snapshots that are left of it; refused whole while one of them is attached. Those of volumes in the bin stay there.
     SnapshotGroupDelete {
         name: Name,
     },
@@ -269,6 +269,33 @@ pub enum ControlRequest {
     JobDone {
         job: JobId,
         session: SessionId,
+    },
+    /// How long the volumes of a pool are kept when they are deleted.
+    PoolKeepDeleted {
+        name: Name,
+        /// Seconds; 0: not at all.
+        retention: u64,
+    },
+    /// Deletes a volume so that it can be brought back, with its snapshots: for so many seconds, or as long as its pool says. Where that is
+    /// nothing it is deleted as by `VolumeDelete`, and answered so; else by [`ControlReply::Bin`]. Refused while it is attached.
+    VolumeToBin {
+        name: Name,
+        /// Where it is deleted for good.
+        with_snapshots: bool,
+        retention: Option<u64>,
+        /// Seconds since 1970; the leader replaces it by its own clock.
+        at: u64,
+    },
+    /// Read: the volumes in the bin.
+    BinList,
+    /// Brings a volume back, under the name that it had or another one. Answered by [`ControlReply::Volume`].
+    BinRestore {
+        volume: VolumeId,
+        name: Option<Name>,
+    },
+    /// Deletes a volume in the bin as `VolumeDelete` would, with its snapshots.
+    BinPurge {
+        volume: VolumeId,
     },
 }
 
@@ -368,6 +395,7 @@ pub enum ControlReply {
     Snapshots(Vec<SnapshotInfo>),
     SnapshotGroup(SnapshotGroupInfo),
     SnapshotGroups(Vec<SnapshotGroupInfo>),
+    Bin(Vec<BinInfo>),
     Attachment(AttachmentInfo),
     Attachments(Vec<AttachmentInfo>),
     Opened(AttachGrant),
@@ -427,6 +455,8 @@ pub struct PoolSpace {
     /// Bytes of the OSDs that keep its PGs.
     pub capacity: u64,
     pub over_commit: Option<OverCommit>,
+    /// Seconds for which its volumes are kept when they are deleted; 0: not at all.
+    pub retention: u64,
 }
 
 impl PoolSpace {
@@ -446,6 +476,9 @@ pub struct ServiceStatus {
     pub usage: Vec<(OsdId, OsdUsage)>,
     /// Deleted volumes that are in no list and kept for the clones that stand on them, as far as this node has applied.
     pub volumes_kept: u64,
+    /// Volumes in the bin, and their sizes together, as far as this node has applied.
+    pub volumes_in_bin: u64,
+    pub bin_bytes: u64,
 }
 
 /// Why the metadata service refused. The texts are for people and name what to do.
@@ -509,9 +542,9 @@ pub struct VolumeInfo {
 pub struct OriginInfo {
     pub base: BaseLayer,
     pub volume_name: Name,
-    /// `None` when the snapshot was deleted.
+    /// `None` when the snapshot was deleted, or is in the bin.
     pub snapshot: Option<Name>,
-    /// Whether the volume was deleted: it is kept, in no list, while clones stand on it.
+    /// Whether the volume was deleted: it is in no list, and kept while clones stand on it or it is in the bin.
     pub deleted: bool,
 }
 
@@ -549,6 +582,25 @@ pub struct SnapshotGroupInfo {
     pub state: SnapshotState,
     /// Those that are left, by volume.
     pub snapshots: Vec<SnapshotInfo>,
+    /// So many more are of volumes in the bin.
+    pub in_bin: u64,
+}
+
+/// A volume that was deleted and can be brought back.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BinInfo {
+    pub id: VolumeId,
+    /// That it had; others may have it by now.
+    pub name: Name,
+    /// Bytes.
+    pub size: u64,
+    pub pool_name: Name,
+    /// Seconds since 1970.
+    pub deleted_at: u64,
+    pub expires_at: u64,
+    pub snapshots: u64,
+    /// Volumes that were cloned from its snapshots.
+    pub clones: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -125,6 +125,7 @@ mod tests {
             listen: "h:1".into(),
             peers: Vec::new(),
             cluster: Some("c".into()),
+            bin_window: "01:00-05:00".into(),
         };
         let osd = OsdDaemonConfig {
             advertise: Some("h:1".into()),

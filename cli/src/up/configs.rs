@@ -24,9 +24,13 @@ fn write_mds(layout: &Layout, cluster: &ClusterFile, id: MdsId) -> Result<(), Cl
         listen: entry.address.clone(),
         peers: cluster.mds.iter().map(|mds| PeerConfig { id: mds.id.0, address: mds.address.clone() }).collect(),
         cluster: Some(cluster.cluster.clone()),
+        bin_window: ashlar_mds::bin_window_default(),
     };
-    // All of it is up's own.
-    config::write_decided(&layout.config(Service::Mds(id)), fresh, |config, fresh| *config = fresh)
+    // All but the window is up's own.
+    config::write_decided(&layout.config(Service::Mds(id)), fresh, |config, fresh| {
+        let bin_window = std::mem::take(&mut config.bin_window);
+        *config = MdsConfig { bin_window, ..fresh };
+    })
 }
 
 fn write_osd(layout: &Layout, cluster: &ClusterFile, id: OsdId) -> Result<(), CliError> {

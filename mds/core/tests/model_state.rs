@@ -72,6 +72,10 @@ impl Digits {
         OsdId(1 + self.small(5))
     }
 
+    fn volume(&mut self) -> VolumeId {
+        VolumeId(1 + self.next(8))
+    }
+
     fn boot(&mut self) -> BootId {
         BootId(self.next(5))
     }
@@ -89,7 +93,18 @@ fn target(d: &mut Digits) -> ScrubTarget {
 fn command(number: u64, view: &ClusterView) -> Command {
     use ControlRequest as R;
     let mut d = Digits(number);
-    let request = match d.next(60) {
+    let request = match d.next(66) {
+        60..62 => {
+            let retention = (d.next(2) == 0).then(|| d.next(3));
+            R::VolumeToBin { name: d.name(), with_snapshots: d.next(2) == 0, retention, at: d.next(5) }
+        }
+        62 => R::BinRestore { volume: d.volume(), name: (d.next(2) == 0).then(|| d.name()) },
+        63 => R::BinPurge { volume: d.volume() },
+        64 => {
+            let volumes = (0..d.next(3)).map(|_| d.volume()).collect();
+            return Command::BinExpire { volumes, now: d.next(8) };
+        }
+        65 => R::PoolKeepDeleted { name: d.name(), retention: d.next(3) },
         51 => R::VolumeFlatten { name: d.name(), rate: (d.next(2) == 0).then_some(1 << 20) },
         52 => R::JobSet { job: JobId(1 + d.next(6)), rate: None, paused: d.next(2) == 0 },
         53 => R::JobCancel { job: JobId(1 + d.next(6)) },
@@ -373,6 +388,10 @@ fn delete_everything(state: &mut ClusterState) {
     for volume in volumes {
         apply(ControlRequest::VolumeDelete { name: volume.name, with_snapshots: true }).expect("nobody has it");
     }
+    let ControlReply::Bin(binned) = apply(ControlRequest::BinList).expect("read") else { panic!("a list") };
+    for volume in binned {
+        apply(ControlRequest::BinPurge { volume: volume.id }).expect("in the bin");
+    }
     // A volume that is kept is closed when the barrier of the last clone on it has passed.
     for _ in 0..1000 {
         let ControlReply::View(view) = apply(ControlRequest::ViewSince { revision: Revision(0) }).expect("read") else {
@@ -436,5 +455,6 @@ proptest! {
         delete_everything(&mut state);
         prop_assert_eq!(ask(&state, ControlRequest::JobList), ControlReply::Jobs(vec![]));
         prop_assert!(volumes(&state).is_empty() && state.volumes_kept() == 0, "nothing is kept for nobody");
+        prop_assert_eq!(state.bin_usage(), (0, 0));
     }
 }

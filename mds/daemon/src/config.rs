@@ -1,5 +1,6 @@
 //! What a metadata daemon is told. Checked whole before anything is touched.
 
+use ashlar_mds_core::node::DailyWindow;
 use ashlar_types::{ClusterId, MdsId};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -22,6 +23,15 @@ pub struct MdsConfig {
     /// group of one, which then draws one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cluster: Option<String>,
+    /// When volumes in the bin whose time is over are purged: a part of each day in UTC, as `01:00-05:00`. May go around midnight; the same at all
+    /// nodes, since the leader's counts. The whole day, `00:00-24:00`, unless given.
+    #[serde(default = "bin_window_default")]
+    pub bin_window: String,
+}
+
+/// The whole day.
+pub fn bin_window_default() -> String {
+    DailyWindow::WHOLE_DAY.to_string()
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,6 +58,7 @@ pub(crate) struct Settings {
     pub(crate) listen: SocketAddr,
     pub(crate) peers: BTreeMap<MdsId, String>,
     pub(crate) cluster: Option<ClusterId>,
+    pub(crate) bin_window: DailyWindow,
 }
 
 impl MdsConfig {
@@ -82,7 +93,11 @@ impl MdsConfig {
         if cluster.is_none() && peers.len() > 1 && !self.data_dir.join("CURRENT").exists() {
             return wrong("cluster", "must be given: all nodes of a new group have to agree on it".into());
         }
-        Ok(Settings { id: MdsId(self.id), data_dir: self.data_dir.clone(), listen, peers, cluster })
+        let bin_window = match self.bin_window.parse::<DailyWindow>() {
+            Ok(window) => window,
+            Err(reason) => return wrong("bin_window", format!("{:?} {reason}", self.bin_window)),
+        };
+        Ok(Settings { id: MdsId(self.id), data_dir: self.data_dir.clone(), listen, peers, cluster, bin_window })
     }
 
     fn check_peers(&self) -> Result<BTreeMap<MdsId, String>, ConfigError> {
@@ -130,6 +145,7 @@ mod tests {
             listen: "127.0.0.1:7400".into(),
             peers: vec![PeerConfig { id: 1, address: "localhost:7400".into() }],
             cluster: None,
+            bin_window: bin_window_default(),
         }
     }
 
@@ -149,6 +165,20 @@ mod tests {
     }
 
     #[test]
+    fn the_bin_is_emptied_all_day_unless_a_window_is_given() {
+        let text = toml::to_string(&good()).expect("writes");
+        assert!(text.contains("bin_window = \"00:00-24:00\""), "{text}");
+        let without: String =
+            text.lines().filter(|line| !line.contains("bin_window")).map(|l| format!("{l}\n")).collect();
+        assert_eq!(MdsConfig::from_toml(&without), Ok(good()));
+        let config = MdsConfig { bin_window: "24:00-01:00".into(), ..good() };
+        let refused = config.validate().expect_err("no part of a day").to_string();
+        let expected =
+            "bin_window: \"24:00-01:00\" is not a part of the day as 01:00-05:00, from 00:00 up to 24:00 in UTC";
+        assert_eq!(refused, expected);
+    }
+
+    #[test]
     fn what_is_wrong_is_named_by_key() {
         assert_eq!(refused(|c| c.id = 0), "id");
         assert_eq!(refused(|c| c.id = 2), "peers");
@@ -159,6 +189,7 @@ mod tests {
         assert_eq!(refused(|c| c.peers[0].address = "nowhere".into()), "peers");
         assert_eq!(refused(|c| c.peers.push(PeerConfig { id: 2, address: "b:1".into() })), "peers");
         assert_eq!(refused(|c| c.cluster = Some("12".into())), "cluster");
+        assert_eq!(refused(|c| c.bin_window = "at night".into()), "bin_window");
         let three = |c: &mut MdsConfig| {
             c.peers = (1..=3).map(|id| PeerConfig { id, address: format!("host{id}:7400") }).collect();
         };

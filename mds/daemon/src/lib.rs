@@ -10,7 +10,7 @@ mod server;
 mod store;
 mod transport;
 
-pub use config::{ConfigError, MdsConfig, PeerConfig};
+pub use config::{ConfigError, MdsConfig, PeerConfig, bin_window_default};
 pub use store::StoreError;
 
 use ashlar_mds_core::node::{MetadataNode, NodeError};

@@ -7,16 +7,18 @@ use crate::transport::Outgoing;
 use ashlar_mds_core::node::{MetadataNode, NodeAction, NodeEvent, Persist};
 use ashlar_types::control::{ControlError, ControlReply, ControlRequest};
 use ashlar_types::view::ClusterView;
-use ashlar_types::{MdsId, Revision, Tick};
+use ashlar_types::{Duration, MdsId, Revision, Tick};
 use rustix::time::{ClockId, clock_gettime};
 use std::collections::HashMap;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::time::{SystemTime, UNIX_EPOCH};
 use tokio::sync::{oneshot, watch};
 
 /// Messages that wait for the thread.
 const INPUTS_MAX: usize = 8192;
 /// Events stepped through before the disk is written.
 const BATCH_MAX: usize = 256;
+const CLOCK_PERIOD: Duration = Duration::from_millis(1000);
 
 type Answer = Result<ControlReply, ControlError>;
 
@@ -92,6 +94,7 @@ pub(crate) fn start(
         answers: HashMap::new(),
         last_request: 0,
         timer: now(),
+        clock_told: None,
         unsynced: Vec::new(),
         failed: None,
     };
@@ -113,6 +116,8 @@ struct NodeThread {
     answers: HashMap<u64, oneshot::Sender<Answer>>,
     last_request: u64,
     timer: Tick,
+    /// When the node was told the wall clock's time last.
+    clock_told: Option<Tick>,
     unsynced: Vec<Persist>,
     failed: Option<MdsError>,
 }
@@ -121,6 +126,7 @@ impl NodeThread {
     fn run(mut self, inputs: &Receiver<Input>) -> Result<(), MdsError> {
         self.step(NodeEvent::Timer);
         loop {
+            self.tell_time();
             self.sync()?;
             if let Some(error) = self.failed.take() {
                 return Err(error);
@@ -176,6 +182,18 @@ impl NodeThread {
                 NodeAction::ViewChanged { .. } => {}
                 NodeAction::Failed(error) => self.failed = Some(error.into()),
             }
+        }
+    }
+
+    /// The node's timer comes more often than this is due.
+    fn tell_time(&mut self) {
+        if self.clock_told.is_some_and(|told| now() - told < CLOCK_PERIOD) {
+            return;
+        }
+        self.clock_told = Some(now());
+        // A machine whose clock stands before 1970 doesn't know the time.
+        if let Ok(since) = SystemTime::now().duration_since(UNIX_EPOCH) {
+            self.step(NodeEvent::WallClock { unix: since.as_secs() });
         }
     }
 

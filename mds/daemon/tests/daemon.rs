@@ -1,6 +1,6 @@
 //! Real daemons in one process, over loopback and temporary folders.
 
-use ashlar_mds::{MdsConfig, MdsError, PeerConfig, run};
+use ashlar_mds::{MdsConfig, MdsError, PeerConfig, bin_window_default, run};
 use ashlar_types::control::{ControlError, ControlReply, ControlRequest, OsdHeartbeat, OsdUsage, Provision};
 use ashlar_types::perf::PerfReport;
 use ashlar_types::view::ClusterView;
@@ -55,6 +55,7 @@ fn group(folder: &Path, size: usize) -> Vec<Daemon> {
         listen: peer.address.clone(),
         peers: peers.clone(),
         cluster: Some("000000000000000000000000000000c1".into()),
+        bin_window: bin_window_default(),
     };
     peers.iter().map(|peer| Daemon { config: config(peer), running: None }).collect()
 }

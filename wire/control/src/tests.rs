@@ -152,7 +152,20 @@ fn job(kind: JobKind, state: JobState) -> JobInfo {
 }
 
 fn group(state: SnapshotState) -> SnapshotGroupInfo {
-    SnapshotGroupInfo { name: name("g"), taken_at: 1_800_000_000, state, snapshots: vec![snapshot(state)] }
+    SnapshotGroupInfo { name: name("g"), taken_at: 1_800_000_000, state, snapshots: vec![snapshot(state)], in_bin: 2 }
+}
+
+fn binned() -> BinInfo {
+    BinInfo {
+        id: VolumeId(7),
+        name: name("v"),
+        size: 1 << 54,
+        pool_name: name("p"),
+        deleted_at: 1_800_000_000,
+        expires_at: u64::MAX,
+        snapshots: 3,
+        clones: 4,
+    }
 }
 
 fn origin(snapshot: Option<Name>) -> OriginInfo {
@@ -228,6 +241,13 @@ fn requests_come_back_the_same() {
         R::SnapshotGroupList,
         R::SnapshotGroupShow { name: name("g") },
         R::SnapshotGroupDelete { name: name("g") },
+        R::PoolKeepDeleted { name: name("p"), retention: u64::MAX },
+        R::VolumeToBin { name: name("v"), with_snapshots: true, retention: None, at: u64::MAX },
+        R::VolumeToBin { name: name("v"), with_snapshots: false, retention: Some(0), at: 0 },
+        R::BinList,
+        R::BinRestore { volume: VolumeId(7), name: None },
+        R::BinRestore { volume: VolumeId(u64::MAX), name: Some(name("w")) },
+        R::BinPurge { volume: VolumeId(7) },
         R::AttachmentList { gateway: None },
         R::AttachmentList { gateway: Some(String::new()) },
         R::RegisterGateway { gateway: gateway(), boot: BOOT, nbd_address: "a".into(), nbd_socket: "s".into() },
@@ -303,7 +323,7 @@ fn requests_come_back_the_same() {
 
 fn space_report() -> SpaceReport {
     let used = SpaceUse { live: 1, snapshots: 2, shared: 3, garbage: 4, reserved: 5 };
-    let pool = PoolSpace { used, provisioned: 6, capacity: 7, over_commit: Some(OverCommit(8)) };
+    let pool = PoolSpace { used, provisioned: 6, capacity: 7, over_commit: Some(OverCommit(8)), retention: 9 };
     SpaceReport {
         volumes: vec![(VolumeId(9), used)],
         pools: vec![(PoolId(3), pool), (PoolId(4), PoolSpace::default())],
@@ -351,6 +371,8 @@ fn answers_come_back_the_same() {
         Ok(R::JobTaken(Some((JobId(1), SessionId(2))))),
         Ok(R::JobWork(Box::new(JobWork { job: job(JobKind::Flatten, JobState::Running), grant: grant.clone() }))),
         Ok(R::SnapshotGroups(vec![group(SnapshotState::Available), group(SnapshotState::Creating)])),
+        Ok(R::Bin(vec![])),
+        Ok(R::Bin(vec![binned()])),
         Ok(R::Attachment(attachment())),
         Ok(R::Attachments(vec![attachment(), attachment()])),
         Ok(R::Volumes(vec![of_deleted, no_clone])),
@@ -363,6 +385,8 @@ fn answers_come_back_the_same() {
             address: text(),
             usage: vec![(OsdId(1), OsdUsage { total: 4, used: 3, ..OsdUsage::default() })],
             volumes_kept: 5,
+            volumes_in_bin: 6,
+            bin_bytes: u64::MAX,
         })),
         Ok(R::Scrub { number: 3, pgs: vec![PG] }),
         Ok(R::Space(SpaceReport::default())),
@@ -410,6 +434,8 @@ fn what_is_wrong_is_refused_by_field() {
     let create = proto::SnapshotGroupCreate { name: "g".into(), volumes: vec!["v@s".into()], taken_at: 0 };
     let create = request(Kind::SnapshotGroupCreate(create));
     assert!(matches!(create, Err(ProtoError::Name { field: "SnapshotGroupCreate.volumes", .. })));
+    let restore = request(Kind::BinRestore(proto::BinRestore { volume: 1, name: Some("v@s".into()) }));
+    assert!(matches!(restore, Err(ProtoError::Name { field: "BinRestore.name", .. })));
     let clone = proto::VolumeClone { source: "v@s".into(), names: vec!["a".into(), "b c".into()], pool: None };
     let clone = request(Kind::VolumeClone(clone));
     assert!(matches!(clone, Err(ProtoError::Name { field: "VolumeClone.names", .. })));

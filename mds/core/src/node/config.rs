@@ -1,5 +1,6 @@
 //! Every constant of a metadata node, with its reason.
 
+use super::DailyWindow;
 use ashlar_types::{ClusterId, Duration, MdsId};
 use std::collections::BTreeMap;
 
@@ -38,6 +39,8 @@ pub struct NodeConfig {
     pub log_entries_kept: u64,
     /// A snapshot sent to a follower that did not answer within this many ticks is sent again. 40: 2 s.
     pub snapshot_resend_ticks: u32,
+    /// When what has expired in the bin is purged. The whole day.
+    pub bin_window: DailyWindow,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -66,6 +69,7 @@ impl NodeConfig {
             snapshot_entries: 1000,
             log_entries_kept: 1000,
             snapshot_resend_ticks: 40,
+            bin_window: DailyWindow::WHOLE_DAY,
         }
     }
 

@@ -5,8 +5,9 @@
 //! N3: the failure detector lives in the leader's memory; a new leader gives every OSD a full grace period.
 //! N4: same configuration, durable state and events, same actions. Raft draws election timeouts at random; they are set
 //! after each step to a function of {seed, id, term}.
-//! Disk: durable.rs. Requests: requests.rs. Raft's Ready cycle: ready.rs. Detector: detector.rs. Jobs: work.rs.
+//! Disk: durable.rs. Requests: requests.rs. Raft's Ready cycle: ready.rs. Detector: detector.rs. Jobs: work.rs. What expires: bin.rs.
 
+mod bin;
 mod config;
 mod detector;
 mod durable;
@@ -19,6 +20,7 @@ mod work;
 #[cfg(test)]
 mod tests;
 
+pub use bin::{DailyWindow, WindowError};
 pub use config::{ConfigError, NodeConfig};
 pub use durable::{DurableState, HardState, LogEntry, Persist, SnapshotRecord};
 
@@ -46,6 +48,8 @@ pub enum NodeEvent {
     Persisted { token: u64 },
     /// Answered by exactly one [`NodeAction::Reply`] with the same id.
     Request { id: u64, request: ControlRequest },
+    /// Seconds since 1970, about each second. Only what expires and what is stamped depends on it, nothing of the protocol; it may jump.
+    WallClock { unix: u64 },
     /// The heartbeat stream of an OSD process broke: starts detection, proves nothing.
     OsdConnectionLost { osd: OsdId, boot: BootId },
 }
@@ -103,6 +107,7 @@ pub struct MetadataNode {
     disk: DiskQueue,
     requests: Requests,
     detector: Detector,
+    wall: bin::Wall,
     /// `None` until the first event.
     next_tick: Option<Tick>,
     leader: Option<MdsId>,
@@ -137,6 +142,7 @@ impl MetadataNode {
             disk: DiskQueue::new(applied, hard),
             requests: Requests::default(),
             detector: Detector::default(),
+            wall: bin::Wall::default(),
             next_tick: None,
             leader: None,
             failed: false,
@@ -160,6 +166,7 @@ impl MetadataNode {
             NodeEvent::PeerUnreachable { peer } => self.raft.report_unreachable(peer.0),
             NodeEvent::Persisted { token } => self.on_persisted(token, actions),
             NodeEvent::Request { id, request } => self.on_request(now, id, request, actions),
+            NodeEvent::WallClock { unix } => self.on_wall_clock(unix),
             NodeEvent::OsdConnectionLost { osd, boot } => self.detector.on_suspicion(&self.state, osd, boot),
         }
         if self.next_tick.is_none_or(|at| now >= at) {

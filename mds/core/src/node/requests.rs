@@ -91,6 +91,7 @@ impl MetadataNode {
         if self.requests.len() >= REQUESTS_MAX {
             return self.reply(id, Err(ControlError::Busy), actions);
         }
+        let request = self.stamped(request);
         let deadline = now + self.config.request_timeout;
         match request {
             ControlRequest::JobTake { gateway, boot } => return self.on_job_take(id, gateway, boot, deadline, actions),
@@ -104,6 +105,14 @@ impl MetadataNode {
         } else {
             self.propose(id, Command::Request(request), deadline, actions);
         }
+    }
+
+    /// When something was put into the bin is said by the clock that says when its time is over.
+    fn stamped(&self, mut request: ControlRequest) -> ControlRequest {
+        if let (ControlRequest::VolumeToBin { at, .. }, Some(unix)) = (&mut request, self.wall.unix) {
+            *at = unix;
+        }
+        request
     }
 
     pub(super) fn propose(&mut self, id: u64, command: Command, deadline: Tick, actions: &mut Vec<NodeAction>) {
@@ -128,12 +137,15 @@ impl MetadataNode {
 
     /// What only a leader knows. It may have lost the lead without having heard of it; the answer is for people.
     fn status(&self) -> ServiceStatus {
+        let (volumes_in_bin, bin_bytes) = self.state.bin_usage();
         let address = self.config.peers.get(&self.config.id).cloned().unwrap_or_default();
         ServiceStatus {
             leader: self.config.id,
             address,
             usage: self.osd_usage().collect(),
             volumes_kept: self.state.volumes_kept(),
+            volumes_in_bin,
+            bin_bytes,
         }
     }
 

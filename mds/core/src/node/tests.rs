@@ -2,6 +2,7 @@
 
 use super::*;
 use ashlar_types::ClusterId;
+use ashlar_types::control::Provision;
 use std::collections::BTreeMap;
 
 fn config() -> NodeConfig {
@@ -142,4 +143,67 @@ fn too_many_requests_are_told_to_come_later() {
     node.step(Tick(5_000_002), NodeEvent::Timer, &mut actions);
     let undecided = |a: &&NodeAction| matches!(a, NodeAction::Reply { result: Err(ControlError::Undecided), .. });
     assert_eq!(actions.iter().filter(undecided).count(), 4096);
+}
+
+/// A group of one whose disk writes at once, with a volume in the bin from 1,000 s on, for 100 s by its own clock.
+fn alone_with_a_bin(window: &str) -> (MetadataNode, impl FnMut(&mut MetadataNode, NodeEvent)) {
+    let peers = BTreeMap::from([(MdsId(1), "host1:7400".to_owned())]);
+    let config = NodeConfig {
+        bin_window: window.parse().expect("a window"),
+        ..NodeConfig::new(MdsId(1), peers, ClusterId(1), 7)
+    };
+    let durable = DurableState::bootstrap(&config);
+    let mut node = MetadataNode::restore(config, durable).expect("its own state");
+    let mut now = 0;
+    let mut give = move |node: &mut MetadataNode, event| {
+        let mut events = vec![event];
+        while let Some(event) = events.pop() {
+            now += 1000;
+            let mut actions = Vec::new();
+            node.step(Tick(now), event, &mut actions);
+            for action in actions {
+                match action {
+                    NodeAction::Persist(persist) => events.push(NodeEvent::Persisted { token: persist.token }),
+                    NodeAction::Reply { result, .. } => assert!(result.is_ok(), "{result:?}"),
+                    _ => {}
+                }
+            }
+        }
+    };
+    give(&mut node, NodeEvent::Timer);
+    give(&mut node, NodeEvent::WallClock { unix: 1_000 });
+    let name = || ashlar_types::Name::new("v").expect("a good name");
+    let (osd, boot) = (OsdId(1), BootId(1));
+    let requests = [
+        ControlRequest::OsdCreate { host: "h".into() },
+        ControlRequest::OsdRegister { osd, boot, address: "a:1".into(), host: "h".into(), capacity: 1 },
+        ControlRequest::PoolCreate { name: name(), replicas: 1, min_size: None, over_commit: None },
+        ControlRequest::VolumeCreate { name: name(), size: 512, pool: None, provision: Provision::Thin },
+        // Whose clock is far behind.
+        ControlRequest::VolumeToBin { name: name(), with_snapshots: false, retention: Some(100), at: 5 },
+    ];
+    for (id, request) in (0..).zip(requests) {
+        give(&mut node, NodeEvent::Request { id, request });
+    }
+    (node, give)
+}
+
+#[test]
+fn what_has_expired_by_the_leaders_clock_is_purged() {
+    let (mut node, mut give) = alone_with_a_bin("00:00-24:00");
+    give(&mut node, NodeEvent::WallClock { unix: 1_099 });
+    assert_eq!(node.state().bin_usage(), (1, 512), "it was put in at 1,000 s, whoever said what");
+    give(&mut node, NodeEvent::WallClock { unix: 1_101 });
+    assert_eq!(node.state().bin_usage().0, 1, "looked just before");
+    give(&mut node, NodeEvent::WallClock { unix: 1_104 });
+    assert_eq!(node.state().bin_usage().0, 0);
+}
+
+#[test]
+fn what_has_expired_waits_for_the_window() {
+    let (mut node, mut give) = alone_with_a_bin("01:00-02:00");
+    for (unix, left) in [(3_599, 1), (7_200, 1), (86_400 + 3_599, 1), (86_400 + 3_600, 0)] {
+        give(&mut node, NodeEvent::WallClock { unix });
+        assert_eq!(node.state().bin_usage().0, left, "at {unix}");
+    }
 }

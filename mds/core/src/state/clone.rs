@@ -87,12 +87,13 @@ impl ClusterState {
 
     pub(super) fn origin_info(&self, base: BaseLayer) -> OriginInfo {
         let volume = self.volumes.get(&base.volume).expect("O1: an origin exists");
-        let snapshot = volume.snapshots.values().find(|snapshot| snapshot.layer == base.layer);
+        let named = volume.snapshots.values().filter(|_| self.is_listed(volume));
+        let snapshot = named.into_iter().find(|snapshot| snapshot.layer == base.layer);
         OriginInfo {
             base,
             volume_name: volume.name.clone(),
             snapshot: snapshot.map(|snapshot| snapshot.name.clone()),
-            deleted: volume.hidden,
+            deleted: !self.is_listed(volume),
         }
     }
 
@@ -128,8 +129,13 @@ impl ClusterState {
         // In the place of the old top, which is given up: so a pool that is full of layers has one more only until the barrier has passed,
         // and deleting is never refused for it.
         let top = self.add_layer(volume, None);
+        // One in the bin has no name any more; it may be another's.
+        let is_listed = self.is_listed(&self.volumes[&volume]);
+        self.leave_bin(volume);
         let record = self.volumes.get_mut(&volume).expect("the caller looked it up");
-        self.volume_names.remove(&record.name);
+        if is_listed {
+            self.volume_names.remove(&record.name);
+        }
         record.hidden = true;
         let snapshots = std::mem::take(&mut record.snapshots);
         record.top = top;

@@ -21,6 +21,8 @@ pub enum Command {
     ReserveJudged(Verdict),
     /// A gateway process gets a job, in the place of the worker that the leader has not heard of for too long. Ignored unless that is still its worker.
     JobTake { job: JobId, replaces: Option<SessionId>, gateway: String, boot: BootId },
+    /// The leader's clock says that it is `now`, in seconds since 1970: these are purged, as far as they are in the bin and have expired.
+    BinExpire { volumes: Vec<VolumeId>, now: u64 },
 }
 
 /// Ignored unless the volume is still asked for by the view of this revision.

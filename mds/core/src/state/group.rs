@@ -74,11 +74,11 @@ impl ClusterState {
             true => SnapshotState::Creating,
             false => SnapshotState::Available,
         };
-        let snapshots = group.members.keys().map(|volume| {
-            let (volume, snapshot) = self.member(name, *volume);
-            self.snapshot_info(volume, snapshot)
-        });
-        SnapshotGroupInfo { name: name.clone(), taken_at: group.taken_at, state, snapshots: snapshots.collect() }
+        let members = group.members.keys().map(|volume| self.member(name, *volume));
+        let listed = members.filter(|(volume, _)| self.is_listed(volume));
+        let snapshots: Vec<_> = listed.map(|(volume, snapshot)| self.snapshot_info(volume, snapshot)).collect();
+        let in_bin = (group.members.len() - snapshots.len()) as u64;
+        SnapshotGroupInfo { name: name.clone(), taken_at: group.taken_at, state, snapshots, in_bin }
     }
 
     /// A member of a group.
@@ -95,8 +95,13 @@ impl ClusterState {
             self.check_detached(volume, snapshot)?;
         }
         for volume in volumes {
-            self.drop_snapshot(volume, name);
+            if self.is_listed(&self.volumes[&volume]) {
+                self.drop_snapshot(volume, name);
+            }
         }
+        // What is in the bin can be brought back with all that it had.
+        self.groups.by_name.remove(name);
+        self.end_cuts();
         self.done()
     }
 

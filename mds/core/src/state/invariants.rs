@@ -38,6 +38,7 @@ impl ClusterState {
         self.assert_reserves();
         self.assert_groups();
         self.assert_jobs();
+        self.assert_bin();
         for barrier in self.barriers.values() {
             let volume = self.volumes.get(&barrier.volume).expect("S2: a barrier's volume exists");
             assert!(volume.barrier == Some(barrier.id), "S2: a volume has at most one barrier, its last");
@@ -162,8 +163,11 @@ impl ClusterState {
 
     fn assert_volume(&self, volume: &VolumeRecord) {
         let name = &volume.name;
-        if volume.hidden {
-            assert!(self.volume_names.get(name) != Some(&volume.id), "O3: {name} leads nowhere, or to another volume");
+        if !self.is_listed(volume) {
+            assert!(
+                self.volume_names.get(name) != Some(&volume.id),
+                "O3, B1: {name} leads nowhere, or to another volume"
+            );
         } else {
             assert!(self.volume_names.get(name) == Some(&volume.id), "{name} leads to its volume");
         }

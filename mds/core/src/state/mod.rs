@@ -5,9 +5,11 @@
 //! Every node applies the same commands in the same order and must reach the same state: no clock, no randomness, no
 //! unordered maps. PG rules: pg.rs. Placement: placement.rs. Volumes and fencing: volume.rs, attachment.rs, barrier.rs.
 //! Layers, snapshots and clones: layer.rs, snapshot.rs, group.rs, merge.rs, clone.rs. Scrubs: scrub.rs. Space: reserve.rs. Jobs: job.rs.
+//! The bin: bin.rs.
 
 mod attachment;
 mod barrier;
+mod bin;
 mod clone;
 mod command;
 mod format;
@@ -41,6 +43,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 use attachment::GatewayRecord;
+use bin::Bin;
 use group::Groups;
 use job::Jobs;
 use layer::LayerRecord;
@@ -98,6 +101,7 @@ pub struct ClusterState {
     reserves: Reserves,
     groups: Groups,
     jobs: Jobs,
+    bin: Bin,
 }
 
 /// What a handler gives back.
@@ -125,6 +129,7 @@ impl ClusterState {
             reserves: Reserves::default(),
             groups: Groups::default(),
             jobs: Jobs::default(),
+            bin: Bin::default(),
         }
     }
 
@@ -139,6 +144,7 @@ impl ClusterState {
             Command::Rebalance { pgs } => self.rebalance(&pgs),
             Command::ReserveJudged(verdict) => self.reserve_judged(&verdict),
             Command::JobTake { job, replaces, gateway, boot } => self.job_take(job, replaces, gateway, boot),
+            Command::BinExpire { volumes, now } => self.bin_expire(&volumes, now),
         }
     }
 
@@ -158,6 +164,12 @@ impl ClusterState {
             R::SnapshotDelete { volume, name } => self.snapshot_delete(&volume, &name),
             R::SnapshotGroupCreate { name, volumes, taken_at } => self.snapshot_group_create(name, volumes, taken_at),
             R::SnapshotGroupDelete { name } => self.snapshot_group_delete(&name),
+            R::PoolKeepDeleted { name, retention } => self.pool_keep_deleted(&name, retention),
+            R::VolumeToBin { name, with_snapshots, retention, at } => {
+                self.volume_to_bin(&name, with_snapshots, retention, at)
+            }
+            R::BinRestore { volume, name } => self.bin_restore(volume, name),
+            R::BinPurge { volume } => self.bin_purge(volume),
             R::MergeDone { merge, pgs } => self.merge_done(merge, &pgs),
             R::VolumeFlatten { name, rate } => self.volume_flatten(&name, rate),
             R::JobSet { job, rate, paused } => self.job_set(job, rate, paused),
@@ -191,6 +203,7 @@ impl ClusterState {
             | R::SnapshotShow { .. }
             | R::SnapshotGroupList
             | R::SnapshotGroupShow { .. }
+            | R::BinList
             | R::SessionGrant { .. }
             | R::JobList
             | R::JobGrant { .. }
@@ -217,6 +230,7 @@ impl ClusterState {
             R::SnapshotShow { volume, name } => self.snapshot_show(volume, name),
             R::SnapshotGroupList => self.snapshot_group_list(),
             R::SnapshotGroupShow { name } => self.snapshot_group_show(name),
+            R::BinList => self.bin_list(),
             R::AttachmentList { gateway } => Ok(ControlReply::Attachments(self.attachment_list(gateway.as_deref()))),
             R::ViewSince { revision } => Ok(ControlReply::View(Box::new(self.view_since(*revision)))),
             R::SessionGrant { name, session } => self.session_grant(name, *session),

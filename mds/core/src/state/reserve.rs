@@ -293,7 +293,8 @@ impl ClusterState {
         let osds: BTreeSet<&OsdId> = members.collect();
         let capacity = osds.iter().map(|osd| self.osds[osd].value.info.capacity).fold(0u64, u64::saturating_add);
         let over_commit = self.reserves.over_commit.get(&pool).copied();
-        PoolSpace { used: SpaceUse::default(), provisioned, capacity, over_commit }
+        let retention = self.retention_of(pool);
+        PoolSpace { used: SpaceUse::default(), provisioned, capacity, over_commit, retention }
     }
 
     /// `blocks`: what all OSDs together have of each layer.

@@ -6,6 +6,7 @@ use ashlar_types::scrub::{PgScrub, ScrubReport, ScrubTarget, ScrubWish};
 use ashlar_types::{AttachmentId, BootId, DiskName, Epoch, Generation, JobId, LayerId, SessionId, StackRevision};
 
 mod attachments;
+mod bin;
 mod clones;
 mod groups;
 mod jobs;
@@ -289,6 +290,8 @@ fn golden_bytes_of_a_snapshot() {
     let (job, position, filled, trouble) = (JobId(2), 1 << 19, 1 << 18, Some("the pool is full".into()));
     cluster.ask(ControlRequest::JobProgress { job, session, position, filled, trouble }).expect("he has it");
     cluster.ask(ControlRequest::JobCancel { job: JobId(1) }).expect("is there");
+    cluster.set_retention("p", 7 * 86_400).expect("set");
+    cluster.put_in_bin("y", None).expect("nobody has it");
     let encoded: String = cluster.state.encode().iter().map(|b| format!("{b:02x}")).collect();
     assert_eq!(encoded, golden, "snapshots are not the golden one");
     assert_eq!(ClusterState::decode(&bytes_of(&golden)), Ok(cluster.state));
@@ -429,10 +432,17 @@ fn golden_commands_of_version_6() -> Vec<Command> {
         R::JobProgress { job, session, position: 5 << 30, filled: 1 << 30, trouble },
         R::JobProgress { job, session, position: 5 << 30, filled: 1 << 30, trouble: None },
         R::JobDone { job, session },
+        R::PoolKeepDeleted { name: name("fast"), retention: 7 * 86_400 },
+        R::VolumeToBin { name: name("vm-1"), with_snapshots: true, retention: None, at: 1_800_000_000 },
+        R::VolumeToBin { name: name("vm-1"), with_snapshots: false, retention: Some(60), at: 1_800_000_000 },
+        R::BinRestore { volume: VolumeId(300), name: None },
+        R::BinRestore { volume: VolumeId(300), name: Some(name("vm-2")) },
+        R::BinPurge { volume: VolumeId(300) },
     ];
     let boot = BootId(9);
     let takes = [None, Some(session)].map(|replaces| Command::JobTake { job, replaces, gateway: "gw".into(), boot });
-    requests.into_iter().map(Command::Request).chain(takes).collect()
+    let expire = Command::BinExpire { volumes: vec![VolumeId(3), VolumeId(300)], now: 1_800_000_000 };
+    requests.into_iter().map(Command::Request).chain(takes).chain([expire]).collect()
 }
 
 fn golden_commands_until_version_5() -> Vec<Command> {

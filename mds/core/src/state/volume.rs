@@ -116,9 +116,9 @@ impl ClusterState {
 
     /// For people who count fewer volumes in the list.
     fn kept_text(&self, wanted: impl Fn(&VolumeRecord) -> bool) -> String {
-        match self.volumes.values().filter(|v| v.hidden && wanted(v)).count() {
+        match self.volumes.values().filter(|v| !self.is_listed(v) && wanted(v)).count() {
             0 => String::new(),
-            kept => format!(", {kept} of them deleted and kept for their clones,"),
+            kept => format!(", {kept} of them deleted and kept for their clones or in the bin,"),
         }
     }
 
@@ -154,11 +154,13 @@ impl ClusterState {
 
     /// The floor that closed it holds, and its layers are gone.
     pub(super) fn remove_volume(&mut self, volume: VolumeId) {
+        let is_listed = self.is_listed(&self.volumes[&volume]);
         let record = self.volumes.remove(&volume).expect("the caller looked it up");
-        // The name of a hidden one may be another's by now.
-        if !record.hidden {
+        // The name of one that was hidden or in the bin may be another's by now.
+        if is_listed {
             self.volume_names.remove(&record.name);
         }
+        self.leave_bin(volume);
         if let Some(origin) = record.origin {
             self.clone_gone(volume, origin);
         }
@@ -171,27 +173,32 @@ impl ClusterState {
         if volume.floor.closed {
             return self.unchanged();
         }
-        if let Some(attachment) = volume.own_attachments().next() {
-            return Err(ControlError::Attached { name: name.to_string(), holder: attachment.gateway.clone() });
-        }
-        if let Some(attachment) = volume.attachments.values().next() {
-            let (disk, gateway) = (volume.disk_name(attachment), &attachment.gateway);
-            let way = format!("`volume detach {disk}` takes it from there");
-            return Err(invalid(format!("snapshot {disk} is attached to {gateway}; {way}")));
-        }
+        self.check_free(volume)?;
         let snapshots = volume.snapshots.len();
         if snapshots > 0 && !with_snapshots {
             let plural = if snapshots == 1 { "" } else { "s" };
             let way = "`volume delete --snapshots` deletes them with it";
             return Err(invalid(format!("volume {name} has {snapshots} snapshot{plural}; {way}")));
         }
-        let (id, has_clones) = (volume.id, !volume.clones.is_empty());
-        if has_clones {
-            self.hide(id);
-        } else {
-            self.close(id);
-        }
+        self.end(volume.id);
         self.done()
+    }
+
+    /// Neither it nor one of its snapshots is attached.
+    pub(super) fn check_free(&self, volume: &VolumeRecord) -> Result<(), ControlError> {
+        if let Some(attachment) = volume.own_attachments().next() {
+            return Err(ControlError::Attached { name: volume.name.to_string(), holder: attachment.gateway.clone() });
+        }
+        volume.snapshots.values().try_for_each(|snapshot| self.check_detached(volume, snapshot))
+    }
+
+    /// Deletes a volume for good. The caller has checked that it is free.
+    pub(super) fn end(&mut self, volume: VolumeId) {
+        if self.volumes[&volume].clones.is_empty() {
+            self.close(volume);
+        } else {
+            self.hide(volume);
+        }
     }
 
     /// The volume ends: nobody has it or stands on it.
@@ -281,7 +288,7 @@ impl ClusterState {
 
     /// Those that people see.
     pub(super) fn listed_volumes(&self) -> impl Iterator<Item = &VolumeRecord> {
-        self.volumes.values().filter(|volume| !volume.hidden)
+        self.volumes.values().filter(|volume| self.is_listed(volume))
     }
 
     /// Deleted volumes that are kept for their clones.

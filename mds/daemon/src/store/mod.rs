@@ -64,7 +64,8 @@ pub(crate) fn open(settings: &Settings) -> Result<Opened, StoreError> {
 fn node_config(settings: &Settings, cluster: ClusterId) -> NodeConfig {
     // Nodes differ in their ids; that is all that election timeouts need to differ by.
     let seed = cluster.0 as u64;
-    NodeConfig::new(settings.id, settings.peers.clone(), cluster, seed)
+    let config = NodeConfig::new(settings.id, settings.peers.clone(), cluster, seed);
+    NodeConfig { bin_window: settings.bin_window, ..config }
 }
 
 fn open_db(path: &Path) -> Result<DB, StoreError> {

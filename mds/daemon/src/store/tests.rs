@@ -12,6 +12,7 @@ fn settings(folder: &Path, id: u64, cluster: u128) -> Settings {
         listen: "127.0.0.1:7400".into(),
         peers: vec![PeerConfig { id, address: "a:1".into() }],
         cluster: Some(format!("{cluster:032x}")),
+        bin_window: crate::bin_window_default(),
     };
     config.check().expect("good")
 }

@@ -144,6 +144,7 @@ fn is_repeatable(request: &ControlRequest) -> bool {
         | R::SnapshotShow { .. }
         | R::SnapshotGroupList
         | R::SnapshotGroupShow { .. }
+        | R::BinList
         | R::AttachmentList { .. }
         | R::ViewSince { .. }
         | R::ServiceStatus
@@ -153,6 +154,7 @@ fn is_repeatable(request: &ControlRequest) -> bool {
         | R::VolumeSet { .. }
         | R::VolumeShrink { .. }
         | R::PoolSet { .. }
+        | R::PoolKeepDeleted { .. }
         | R::OpenAttachment { .. }
         | R::SessionGrant { .. }
         | R::BaseGrant { .. }
@@ -179,6 +181,9 @@ fn is_repeatable(request: &ControlRequest) -> bool {
         | R::SnapshotDelete { .. }
         | R::SnapshotGroupCreate { .. }
         | R::SnapshotGroupDelete { .. }
+        | R::VolumeToBin { .. }
+        | R::BinRestore { .. }
+        | R::BinPurge { .. }
         | R::VolumeRevert { .. }
         | R::VolumeClone { .. }
         | R::Attach { .. }

@@ -1,5 +1,6 @@
 //! Proto messages to plain types and back. Plain to proto never fails; proto to plain checks every field that can be wrong.
 
+mod bin;
 mod error;
 mod job;
 mod perf;

@@ -60,6 +60,7 @@ impl From<ControlReply> for proto::ControlReply {
             R::SnapshotGroups(groups) => {
                 Kind::SnapshotGroups(proto::SnapshotGroups { groups: groups.into_iter().map(Into::into).collect() })
             }
+            R::Bin(volumes) => Kind::Bin(proto::Bin { volumes: volumes.into_iter().map(Into::into).collect() }),
             R::Attachment(attachment) => Kind::Attachment(attachment.into()),
             R::Attachments(attachments) => {
                 Kind::Attachments(proto::Attachments { attachments: attachments.into_iter().map(Into::into).collect() })
@@ -99,6 +100,7 @@ impl TryFrom<proto::ControlReply> for ControlReply {
             Kind::JobTaken(taken) => R::JobTaken(taken_from_proto(taken)),
             Kind::JobWork(work) => R::JobWork(Box::new(work.try_into()?)),
             Kind::SnapshotGroups(groups) => R::SnapshotGroups(each(groups.groups)?),
+            Kind::Bin(bin) => R::Bin(each(bin.volumes)?),
             Kind::Attachment(attachment) => R::Attachment(attachment.try_into()?),
             Kind::Attachments(attachments) => R::Attachments(each(attachments.attachments)?),
             Kind::Opened(grant) => R::Opened(grant.try_into()?),
@@ -126,6 +128,8 @@ impl From<ServiceStatus> for proto::ServiceStatus {
             address: status.address,
             usage: status.usage.into_iter().map(osd_usage_to_proto).collect(),
             volumes_kept: status.volumes_kept,
+            volumes_in_bin: status.volumes_in_bin,
+            bin_bytes: status.bin_bytes,
         }
     }
 }
@@ -137,6 +141,8 @@ impl From<proto::ServiceStatus> for ServiceStatus {
             address: status.address,
             usage: status.usage.into_iter().map(osd_usage_from_proto).collect(),
             volumes_kept: status.volumes_kept,
+            volumes_in_bin: status.volumes_in_bin,
+            bin_bytes: status.bin_bytes,
         }
     }
 }

@@ -89,6 +89,17 @@ impl From<ControlRequest> for proto::ControlRequest {
             R::SnapshotGroupDelete { name } => {
                 Kind::SnapshotGroupDelete(proto::SnapshotGroupDelete { name: name.into() })
             }
+            R::PoolKeepDeleted { name, retention } => {
+                Kind::PoolKeepDeleted(proto::PoolKeepDeleted { name: name.into(), retention })
+            }
+            R::VolumeToBin { name, with_snapshots, retention, at } => {
+                Kind::VolumeToBin(proto::VolumeToBin { name: name.into(), with_snapshots, retention, at })
+            }
+            R::BinList => Kind::BinList(proto::BinList {}),
+            R::BinRestore { volume, name } => {
+                Kind::BinRestore(proto::BinRestore { volume: volume.0, name: name.map(Into::into) })
+            }
+            R::BinPurge { volume } => Kind::BinPurge(proto::BinPurge { volume: volume.0 }),
             R::AttachmentList { gateway } => Kind::AttachmentList(proto::AttachmentList { gateway }),
             R::RegisterGateway { gateway, boot, nbd_address, nbd_socket } => {
                 Kind::RegisterGateway(proto::RegisterGateway { gateway, boot: boot.0, nbd_address, nbd_socket })
@@ -238,6 +249,21 @@ impl TryFrom<proto::ControlRequest> for ControlRequest {
                 trouble: r.trouble,
             },
             Kind::JobDone(r) => R::JobDone { job: JobId(r.job), session: SessionId(r.session) },
+            Kind::PoolKeepDeleted(r) => {
+                R::PoolKeepDeleted { name: name("PoolKeepDeleted.name", &r.name)?, retention: r.retention }
+            }
+            Kind::VolumeToBin(r) => R::VolumeToBin {
+                name: name("VolumeToBin.name", &r.name)?,
+                with_snapshots: r.with_snapshots,
+                retention: r.retention,
+                at: r.at,
+            },
+            Kind::BinList(_) => R::BinList,
+            Kind::BinRestore(r) => R::BinRestore {
+                volume: VolumeId(r.volume),
+                name: r.name.map(|n| name("BinRestore.name", &n)).transpose()?,
+            },
+            Kind::BinPurge(r) => R::BinPurge { volume: VolumeId(r.volume) },
             Kind::AttachmentList(r) => R::AttachmentList { gateway: r.gateway },
             Kind::RegisterGateway(r) => R::RegisterGateway {
                 gateway: r.gateway,

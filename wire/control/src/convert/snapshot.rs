@@ -63,6 +63,7 @@ impl From<SnapshotGroupInfo> for proto::SnapshotGroupInfo {
             taken_at: g.taken_at,
             state: proto::SnapshotState::from(g.state).into(),
             snapshots: g.snapshots.into_iter().map(Into::into).collect(),
+            in_bin: g.in_bin,
         }
     }
 }
@@ -76,6 +77,7 @@ impl TryFrom<proto::SnapshotGroupInfo> for SnapshotGroupInfo {
             taken_at: g.taken_at,
             state,
             snapshots: each(g.snapshots)?,
+            in_bin: g.in_bin,
         })
     }
 }

@@ -58,6 +58,7 @@ impl From<SpaceReport> for proto::SpaceReport {
             provisioned: space.provisioned,
             capacity: space.capacity,
             over_commit: space.over_commit.map(|ratio| ratio.0),
+            retention: space.retention,
         };
         proto::SpaceReport {
             volumes: report.volumes.into_iter().map(volume).collect(),
@@ -78,6 +79,7 @@ impl From<proto::SpaceReport> for SpaceReport {
                 provisioned: of.provisioned,
                 capacity: of.capacity,
                 over_commit: of.over_commit.map(OverCommit),
+                retention: of.retention,
             };
             (PoolId(of.pool), space)
         };

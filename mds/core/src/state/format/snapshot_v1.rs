@@ -1,6 +1,7 @@
 //! The state in version 1, as it was: each volume with the list of its layers, of which there was one. Frozen, as command_v2.rs is.
 
 use crate::state::attachment::{AttachmentRecord, GatewayRecord};
+use crate::state::bin::Bin;
 use crate::state::group::Groups;
 use crate::state::job::Jobs;
 use crate::state::layer::LayerRecord;
@@ -101,6 +102,7 @@ pub(super) fn upgrade(old: StateV1) -> Option<ClusterState> {
         reserves: Reserves::default(),
         groups: Groups::default(),
         jobs: Jobs::default(),
+        bin: Bin::default(),
     })
 }
 

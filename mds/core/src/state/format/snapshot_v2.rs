@@ -1,6 +1,7 @@
 //! The state in version 2, as it was: no volume a clone, and nothing merged. Frozen, as command_v2.rs is.
 
 use crate::state::attachment::{AttachmentRecord, GatewayRecord};
+use crate::state::bin::Bin;
 use crate::state::group::Groups;
 use crate::state::job::Jobs;
 use crate::state::layer::LayerRecord;
@@ -70,6 +71,7 @@ impl From<StateV2> for ClusterState {
             reserves: Reserves::default(),
             groups: Groups::default(),
             jobs: Jobs::default(),
+            bin: Bin::default(),
         }
     }
 }

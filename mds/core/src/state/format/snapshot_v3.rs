@@ -1,6 +1,7 @@
 //! The state in version 3, as it was: no snapshot groups, and no reservations. Frozen, as command_v2.rs is.
 
 use crate::state::attachment::GatewayRecord;
+use crate::state::bin::Bin;
 use crate::state::group::Groups;
 use crate::state::job::Jobs;
 use crate::state::layer::LayerRecord;
@@ -53,6 +54,7 @@ impl From<StateV3> for ClusterState {
             reserves: Reserves::default(),
             groups: Groups::default(),
             jobs: Jobs::default(),
+            bin: Bin::default(),
         }
     }
 }

@@ -1,6 +1,7 @@
-//! The state in version 4, as it was: no jobs. Frozen, as command_v2.rs is.
+//! The state in version 4, as it was: no jobs and no bin. Frozen, as command_v2.rs is.
 
 use crate::state::attachment::GatewayRecord;
+use crate::state::bin::Bin;
 use crate::state::group::Groups;
 use crate::state::job::Jobs;
 use crate::state::layer::LayerRecord;
@@ -55,6 +56,7 @@ impl From<StateV4> for ClusterState {
             reserves: old.reserves,
             groups: old.groups,
             jobs: Jobs::default(),
+            bin: Bin::default(),
         }
     }
 }
