@@ -1,11 +1,13 @@
 //! The command line: its spelling, which other people's scripts rely on, and nothing else.
 
+mod bin;
 mod diff;
 mod group;
 mod job;
 mod provision;
 mod transfer;
 
+pub use bin::{BinCommand, DeleteArgs, PurgeArgs};
 pub use diff::{Compared, SnapshotDiffArgs, VolumeDiffArgs};
 pub use group::SnapshotGroupCommand;
 pub use job::{FlattenArgs, JobArgs, JobCommand};
@@ -66,6 +68,9 @@ pub enum Command {
     /// Jobs: what gateways do for volumes in the background
     #[command(subcommand)]
     Job(JobCommand),
+    /// Volumes that were deleted and can be brought back
+    #[command(subcommand)]
+    Bin(BinCommand),
     /// Compare the copies of what is stored, and repair what is damaged
     Scrub(ScrubArgs),
     /// Where the time of requests goes, in each OSD and in all of them
@@ -203,6 +208,9 @@ pub enum PoolCommand {
         /// How many times what its OSDs hold its volumes may have in all, as 20 or 1.5 [default: none, which is no limit]
         #[arg(long, value_name = "RATIO", value_parser = provision::over_commit, allow_hyphen_values = true)]
         over_commit: Option<OverCommitArg>,
+        /// Keep deleted volumes in the bin for so long, like 12h or 7d [default: not at all]
+        #[arg(long, value_name = "TIME", value_parser = bin::retention, allow_hyphen_values = true)]
+        bin_retention: Option<u64>,
     },
     /// List the pools
     List,
@@ -212,12 +220,16 @@ pub enum PoolCommand {
         name: Name,
     },
     /// Change a pool
+    #[command(group = clap::ArgGroup::new("change").required(true).multiple(true).args(["over_commit", "bin_retention"]))]
     Set {
         #[arg(value_parser = name)]
         name: Name,
         /// How many times what its OSDs hold its volumes may have in all, as 20 or 1.5, or none. Volumes that are there stay
         #[arg(long, value_name = "RATIO", value_parser = provision::over_commit, allow_hyphen_values = true)]
-        over_commit: OverCommitArg,
+        over_commit: Option<OverCommitArg>,
+        /// Keep volumes that are deleted from now on in the bin for so long, like 12h or 7d; 0: not at all
+        #[arg(long, value_name = "TIME", value_parser = bin::retention, allow_hyphen_values = true)]
+        bin_retention: Option<u64>,
     },
 }
 
@@ -256,13 +268,7 @@ pub enum VolumeCommand {
         name: Option<Name>,
     },
     /// Delete a volume and its data; refused while it is attached or has snapshots. What its clones need is kept as long as they do
-    Delete {
-        #[arg(value_parser = name)]
-        name: Name,
-        /// Its snapshots too
-        #[arg(long)]
-        snapshots: bool,
-    },
+    Delete(DeleteArgs),
     /// Change when a volume gets its space, also while it is in use, or its size
     Set(VolumeSetArgs),
     /// Give a clone what it reads from its origin, so that it needs that no more; also while it is in use

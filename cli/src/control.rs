@@ -27,6 +27,9 @@ pub struct ServiceStatus {
     pub usage: BTreeMap<OsdId, OsdUsage>,
     /// Deleted volumes that clones stand on.
     pub volumes_kept: u64,
+    pub volumes_in_bin: u64,
+    /// Their sizes together.
+    pub bin_bytes: u64,
 }
 
 impl Control {
@@ -53,6 +56,8 @@ impl Control {
                 leader: status.address,
                 usage: status.usage.into_iter().filter(|(_, usage)| usage.total > 0).collect(),
                 volumes_kept: status.volumes_kept,
+                volumes_in_bin: status.volumes_in_bin,
+                bin_bytes: status.bin_bytes,
             }),
             reply => Err(CliError::unexpected("status", &reply)),
         }

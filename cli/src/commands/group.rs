@@ -30,7 +30,9 @@ pub async fn run(control: &Control, command: SnapshotGroupCommand) -> Result<Out
             };
             let mut table = Table::new(&["NAME", "TAKEN", "STATE", "VOLUMES"]);
             for group in &groups {
-                let volumes = volumes_of(group).join(",");
+                let mut volumes = volumes_of(group);
+                volumes.extend((group.in_bin > 0).then(|| format!("({} in the bin)", group.in_bin)));
+                let volumes = volumes.join(",");
                 let state = state_word(group.state).to_owned();
                 table.row([group.name.to_string(), utc(group.taken_at), state, volumes]);
             }
@@ -95,6 +97,9 @@ fn describe(group: &SnapshotGroupInfo) -> String {
         let state = if snapshot.state == SnapshotState::Creating { ", creating" } else { "" };
         let _ = writeln!(text, "snapshot    {}, {}{state}", disk_name(snapshot), format_bytes(snapshot.size));
     }
+    if group.in_bin > 0 {
+        let _ = writeln!(text, "in the bin  {}", group.in_bin);
+    }
     text
 }
 
@@ -104,5 +109,6 @@ fn group_json(group: &SnapshotGroupInfo) -> Value {
         "taken_at": group.taken_at,
         "state": state_word(group.state),
         "snapshots": group.snapshots.iter().map(snapshot_json).collect::<Vec<_>>(),
+        "in_bin": group.in_bin,
     })
 }

@@ -2,6 +2,7 @@
 
 pub mod attach;
 mod barrier;
+pub mod bin;
 pub mod chaos;
 mod clone;
 pub mod detach;

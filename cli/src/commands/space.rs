@@ -1,5 +1,6 @@
 //! What is used, for what, and what is reserved.
 
+use super::pool;
 use crate::control::Control;
 use crate::error::CliError;
 use crate::health::Problem;
@@ -79,6 +80,10 @@ pub fn describe_pool(space: &PoolSpace) -> String {
     let of =
         space.provisioned_max().map_or("no limit is set".to_owned(), |most| format!("{} at most", format_bytes(most)));
     let _ = writeln!(text, "promised    {} to volumes, with all copies; {of}", format_bytes(space.provisioned));
+    let _ = match space.retention {
+        0 => writeln!(text, "bin         deleted volumes are not kept"),
+        seconds => writeln!(text, "bin         deleted volumes are kept for {}", pool::span_text(seconds)),
+    };
     text
 }
 
@@ -88,6 +93,7 @@ pub fn pool_space_json(space: &PoolSpace) -> Value {
     value["provisioned"] = space.provisioned.into();
     value["provisioned_max"] = space.provisioned_max().into();
     value["over_commit"] = space.over_commit.map(|ratio| f64::from(ratio.0) / 100.0).into();
+    value["bin_retention"] = space.retention.into();
     value
 }
 

@@ -86,7 +86,11 @@ fn for_people(facts: &Facts) -> String {
         1 => "; 1 deleted volume is kept for its clones".to_owned(),
         n => format!("; {n} deleted volumes are kept for their clones"),
     };
-    let _ = writeln!(text, "\nvolumes  {}, {} in all{kept}", facts.volumes.len(), format_bytes(bytes));
+    let in_bin = match facts.service.volumes_in_bin {
+        0 => String::new(),
+        n => format!("; {n} in the bin, {}", format_bytes(facts.service.bin_bytes)),
+    };
+    let _ = writeln!(text, "\nvolumes  {}, {} in all{kept}{in_bin}", facts.volumes.len(), format_bytes(bytes));
     for attachment in attachments(&facts.volumes) {
         let _ = writeln!(text, "         {}: {}", attachment.name, describe_attachment(attachment));
     }
@@ -163,6 +167,8 @@ fn for_programs(facts: &Facts) -> Value {
         "pgs": facts.pgs,
         "volumes": facts.volumes.len(),
         "volumes_kept": facts.service.volumes_kept,
+        "volumes_in_bin": facts.service.volumes_in_bin,
+        "bin_bytes": facts.service.bin_bytes,
         "attachments": attachments(&facts.volumes).map(attachment_json).collect::<Vec<_>>(),
         "barriers": barriers,
         "jobs": facts.jobs.iter().map(job::job_json).collect::<Vec<_>>(),

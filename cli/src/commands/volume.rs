@@ -1,7 +1,7 @@
 //! `ashlar volume`, but for `attach` and `detach`.
 
 use super::merges::{self, Merging};
-use super::{attach, clone, detach, diff, export, flatten, import, job, reserve, set, snapshot, space, tree};
+use super::{attach, bin, clone, detach, diff, export, flatten, import, job, reserve, set, snapshot, space, tree};
 use crate::args::VolumeCommand;
 use crate::control::Control;
 use crate::error::CliError;
@@ -62,10 +62,7 @@ pub async fn run(control: &Control, place: &Place, command: VolumeCommand, json:
             Ok(Output::new(text, value))
         }
         VolumeCommand::Tree { name } => tree::run(control, name).await,
-        VolumeCommand::Delete { name, snapshots: with_snapshots } => {
-            control.ask(ControlRequest::VolumeDelete { name: name.clone(), with_snapshots }).await?;
-            Ok(Output::new(format!("volume {name} deleted"), json!({ "name": name, "deleted": true })))
-        }
+        VolumeCommand::Delete(args) => bin::delete(control, args).await,
         VolumeCommand::Extend { name, size } => {
             let volume = ask_volume(control, "volume extend", ControlRequest::VolumeExtend { name, size }).await?;
             let text = format!(

@@ -4,6 +4,7 @@
 mod support;
 
 mod bad_input;
+mod bin;
 mod clients;
 mod clone_data;
 mod clones;
