@@ -43,6 +43,8 @@ pub struct ClientProcess {
     is_submit_coming: bool,
     /// What it still has to read in the end, as blocks.
     pub last_reads: Vec<u64>,
+    /// What it still has to discard so that others have room, as blocks.
+    pub discards: Vec<u64>,
     /// What its volume stands on, if that is a clone.
     base: Option<u32>,
     /// Of its volume, once it is known: pool and placement key.
@@ -82,6 +84,7 @@ impl World {
             workload,
             is_submit_coming: false,
             last_reads: Vec::new(),
+            discards: Vec::new(),
             base: None,
             placement: None,
         };
@@ -246,6 +249,10 @@ impl World {
         }
         let request = match phase {
             Phase::Load if client.in_flight.len() < client.workload.in_flight_max() => client.workload.next_request(),
+            Phase::Heal => {
+                let Some(block) = client.discards.pop() else { return };
+                Request { kind: OpKind::Zero, first_sector: block * 8, sectors: 8 }
+            }
             Phase::LastReads => {
                 let Some(block) = client.last_reads.pop() else { return };
                 Request { kind: OpKind::Read, first_sector: block * 8, sectors: 8 }

@@ -120,6 +120,8 @@ pub struct World {
     /// OSDs that may have bad blocks: their disks were damaged.
     damaged: BTreeSet<OsdId>,
     scrubs: scrub::Scrubs,
+    /// Space was made on full disks.
+    is_freed: bool,
 }
 
 /// How large a cluster the seed has drawn.
@@ -207,6 +209,7 @@ impl World {
             configs: BTreeMap::new(),
             noted: verify::Noted::default(),
             damaged: BTreeSet::new(),
+            is_freed: false,
             scrubs: scrub::Scrubs::new(rng.fork(3), aim),
             rng,
         };

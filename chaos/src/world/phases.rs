@@ -11,6 +11,9 @@ use ashlar_types::view::PgConfig;
 use ashlar_types::{BLOCKS_PER_CHUNK, ChunkIndex, MdsId, OsdId};
 use std::collections::BTreeSet;
 
+/// Two disks that are nearly full, each with what was written while it was alone, have no room for what the other one has. After so long without
+/// faults somebody deletes what he doesn't need.
+const FULL_TIME: Instant = 15 * SECOND;
 /// By when a cluster without faults has healed.
 const HEAL_TIME: Instant = 60 * SECOND;
 const SETUP_TIME: Instant = 20 * SECOND;
@@ -38,6 +41,10 @@ impl World {
                 self.drive_snapshots();
                 self.drive_jobs();
                 let healed = self.unhealed().is_none();
+                if !healed && self.aim() == Some(Aim::FullDisk) && self.now + HEAL_TIME >= self.phase_until + FULL_TIME
+                {
+                    self.free_space();
+                }
                 if healed {
                     self.begin_last_reads();
                 }
@@ -170,6 +177,22 @@ impl World {
         self.worker_ids().into_iter().for_each(|w| self.queue.put(now, Happening::StartWorker(w)));
         self.schedule_net();
         self.queue.put(now + LOOK, Happening::Phase);
+    }
+
+    /// Every other block that was written is discarded; once.
+    fn free_space(&mut self) {
+        if std::mem::replace(&mut self.is_freed, true) {
+            return;
+        }
+        self.trace(|| "the disks are full: much is discarded".to_owned());
+        let is_writer = |c: &super::client::ClientProcess| c.is_running() && c.snapshot.is_none();
+        let writers: Vec<u32> = self.clients.iter().filter(|(_, c)| is_writer(c)).map(|(id, _)| *id).collect();
+        for id in writers {
+            let volume = self.clients[&id].volume;
+            let blocks: Vec<u64> = self.history.blocks_of(volume).into_iter().step_by(2).collect();
+            self.clients.get_mut(&id).expect("it is running").discards = blocks;
+            self.submit_in(id, 0);
+        }
     }
 
     /// What is not as it should be when nothing is broken.
