@@ -1,5 +1,6 @@
 //! The bin: volumes that were deleted and are kept for a while, with their snapshots (docs/decisions/032-the-bin.md). Such a volume is as it was, but that nothing
 //! leads to it: it has no name, and whoever asks by name doesn't find it. Restored it gets a name again; purged it is deleted as any other.
+//! It keeps its reservation, so that bringing it back meets no full disk, and counts for what its pool has promised.
 //! B1: who is in the bin has no name and no attachments, and isn't hidden. B2: it expires after it was deleted.
 //! No clock here: who puts one in says when that is, and the leader says what time it is when it purges.
 
@@ -75,6 +76,10 @@ impl ClusterState {
             None if of_pool == 0 => return self.volume_delete(name, with_snapshots),
             None => of_pool,
         };
+        // Nothing was ever written to it, and whether it gets its space isn't known.
+        if self.is_being_created(volume.id) {
+            return self.volume_delete(name, with_snapshots);
+        }
         self.check_free(volume)?;
         let id = volume.id;
         self.bin.volumes.insert(id, BinRecord { deleted_at: at, expires_at: at.saturating_add(retention) });

@@ -240,3 +240,51 @@ fn snapshots_in_the_bin_stay_in_their_group_until_it_is_deleted() {
     cluster.group("g", &["b"]).expect("the name is free");
     assert_eq!(shown(&cluster), (1, 0));
 }
+
+#[test]
+fn what_is_in_the_bin_keeps_its_reservation_and_counts_for_its_pool() {
+    let mut cluster = Cluster::with_pool(1, 1);
+    cluster.volume("v", 8 << 20).expect("made");
+    cluster.ask(ControlRequest::VolumeSet { name: name("v"), provision: Provision::Lazy }).expect("thin");
+    let pool = |cluster: &Cluster| cluster.state.space_report(None, &BTreeMap::new()).expect("a read").pools[0].1;
+    let reserved = |cluster: &Cluster| cluster.state.reservations_since(Revision(0)).expect("since ever").chunks;
+    let (before, kept) = (pool(&cluster), reserved(&cluster));
+    assert!(before.used.reserved > 0 && !kept.is_empty());
+    let id = cluster.put_in_bin("v", Some(60)).expect("free")[0].id;
+    let after = pool(&cluster);
+    assert_eq!((after.used, after.provisioned), (before.used, before.provisioned));
+    assert_eq!(reserved(&cluster), kept);
+    assert_eq!(cluster.restore(id, None).expect("free").provision, Provision::Lazy);
+    cluster.put_in_bin("v", Some(60)).expect("free");
+    cluster.ask(ControlRequest::BinPurge { volume: id }).expect("in the bin");
+    assert!(reserved(&cluster).is_empty(), "nobody is promised it any more");
+    assert_eq!(pool(&cluster).provisioned, 0);
+}
+
+#[test]
+fn a_volume_whose_space_is_still_being_reserved_is_deleted_for_good() {
+    let mut cluster = Cluster::with_pool(1, 1);
+    let (pool, provision) = (None, Provision::Lazy);
+    cluster.ask(ControlRequest::VolumeCreate { name: name("v"), size: 8 << 20, pool, provision }).expect("made");
+    assert!(cluster.put_in_bin("v", Some(60)).expect("free").is_empty());
+    assert!(cluster.bin().is_empty());
+    cluster.pass_barriers();
+    assert!(cluster.state.volumes.is_empty());
+}
+
+#[test]
+fn purging_begun_by_one_leader_and_begun_again_by_the_next_is_done_once() {
+    let mut cluster = Cluster::with_pool(1, 1);
+    cluster.volume("v", 512).expect("made");
+    let id = cluster.put_in_bin("v", Some(1)).expect("free")[0].id;
+    let expire = Command::BinExpire { volumes: vec![id, id], now: NOW + 1 };
+    cluster.command(expire.clone()).expect("never refused");
+    // The next leader has this state from a snapshot, with the barrier still pending, and the same command twice in its log.
+    cluster.state = ClusterState::decode(&cluster.state.encode()).expect("its own bytes");
+    cluster.command(expire.clone()).expect("never refused");
+    assert!(cluster.state.bin_expired(NOW + 1, 16).is_empty());
+    cluster.pass_barriers();
+    cluster.command(expire).expect("never refused");
+    assert!(cluster.state.volumes.is_empty());
+    cluster.volume("v", 512).expect("the name was never lost");
+}
