@@ -1,7 +1,7 @@
 //! The bin: volumes that were deleted and are kept for a while, with their snapshots (docs/decisions/032-the-bin.md). Such a volume is as it was, but that nothing
 //! leads to it: it has no name, and whoever asks by name doesn't find it. Restored it gets a name again; purged it is deleted as any other.
-//! It keeps its reservation, so that bringing it back meets no full disk, and counts for what its pool has promised.
-//! B1: who is in the bin has no name and no attachments, and isn't hidden. B2: it expires after it was deleted.
+//! It keeps its reservation, so that bringing it back meets no full disk, and counts for what its pool has promised. A job on it rests.
+//! B1: who is in the bin has no name and no attachments, nobody works on it, and it isn't hidden. B2: it expires after it was deleted.
 //! No clock here: who puts one in says when that is, and the leader says what time it is when it purges.
 
 use super::volume::VolumeRecord;
@@ -37,6 +37,10 @@ impl ClusterState {
     /// Being purged it is not in the bin any more, but still without a name.
     fn bin_record(&self, volume: VolumeId) -> Option<&BinRecord> {
         self.bin.volumes.get(&volume).filter(|_| !self.volumes[&volume].floor.closed)
+    }
+
+    pub(super) fn is_in_bin(&self, volume: VolumeId) -> bool {
+        self.bin_record(volume).is_some()
     }
 
     /// It is restored, hidden or gone.
@@ -84,6 +88,7 @@ impl ClusterState {
         let id = volume.id;
         self.bin.volumes.insert(id, BinRecord { deleted_at: at, expires_at: at.saturating_add(retention) });
         self.volume_names.remove(name);
+        self.end_worker(id);
         Ok(ControlReply::Bin(self.bin_info(&self.volumes[&id]).into_iter().collect()))
     }
 

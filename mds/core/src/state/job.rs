@@ -222,8 +222,13 @@ impl ClusterState {
 
     /// Jobs that somebody may take, with the worker that he would replace.
     pub(crate) fn jobs_to_take(&self) -> impl Iterator<Item = (JobId, Option<SessionId>)> + '_ {
-        let open = self.jobs.all.values().filter(|job| job.ending.is_none() && !job.paused);
+        let open = self.jobs.all.values().filter(|job| self.is_open(job));
         open.map(|job| (job.id, job.worker.as_ref().map(|worker| worker.session)))
+    }
+
+    /// While its volume is in the bin a job rests.
+    fn is_open(&self, job: &JobRecord) -> bool {
+        job.ending.is_none() && !job.paused && !self.is_in_bin(job.volume)
     }
 
     /// `replaces`: the worker that the job had when the leader decided.
@@ -235,8 +240,9 @@ impl ClusterState {
         boot: BootId,
     ) -> Outcome {
         check_text("the gateway's name", &gateway, false)?;
-        let is_open = |job: &&JobRecord| job.ending.is_none() && !job.paused;
-        let Some(record) = self.jobs.get(job).filter(is_open) else { return Ok(ControlReply::JobTaken(None)) };
+        let Some(record) = self.jobs.get(job).filter(|job| self.is_open(job)) else {
+            return Ok(ControlReply::JobTaken(None));
+        };
         if record.worker.as_ref().map(|worker| worker.session) != replaces {
             return Ok(ControlReply::JobTaken(None));
         }
@@ -252,7 +258,7 @@ impl ClusterState {
     }
 
     /// The job stays; its worker is fenced.
-    fn end_worker(&mut self, volume: VolumeId) {
+    pub(super) fn end_worker(&mut self, volume: VolumeId) {
         let Some(job) = self.jobs.of_mut(volume) else { return };
         job.filled_before += std::mem::take(&mut job.filled);
         job.trouble = None;
@@ -422,7 +428,7 @@ impl ClusterState {
     fn job_info(&self, job: &JobRecord) -> JobInfo {
         let state = match &job.worker {
             _ if job.ending.is_some() => JobState::Ending,
-            _ if job.paused => JobState::Paused,
+            _ if job.paused || self.is_in_bin(job.volume) => JobState::Paused,
             Some(worker) if worker.active => JobState::Running,
             _ => JobState::Waiting,
         };
@@ -462,6 +468,7 @@ impl ClusterState {
             if let Some(worker) = &job.worker {
                 assert!(worker.attachment.0 < self.next.attachment && worker.session.0 < self.next.session, "A1");
                 assert!(worker.active || volume.barrier.is_some(), "Z2: a worker waits for a floor");
+                assert!(!self.is_in_bin(volume.id), "B1: nobody works on {} in the bin", volume.name);
                 assert!(worker.attachment >= volume.floor.oldest_attachment, "{id}'s worker isn't fenced by its age");
             }
         }

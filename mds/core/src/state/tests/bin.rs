@@ -2,6 +2,7 @@
 
 use super::*;
 use ashlar_types::control::BinInfo;
+use ashlar_types::job::JobState;
 
 const NOW: u64 = 1_800_000_000;
 
@@ -270,6 +271,39 @@ fn a_volume_whose_space_is_still_being_reserved_is_deleted_for_good() {
     assert!(cluster.bin().is_empty());
     cluster.pass_barriers();
     assert!(cluster.state.volumes.is_empty());
+}
+
+#[test]
+fn a_job_rests_while_its_volume_is_in_the_bin() {
+    let mut cluster = Cluster::with_volume(1, 1);
+    cluster.snapshot("v", "s").expect("taken");
+    cluster.pass_barriers();
+    let (source, names) = (disk("v@s"), vec![name("c")]);
+    cluster.ask(ControlRequest::VolumeClone { source, names, pool: None }).expect("cloned");
+    cluster.ask(ControlRequest::VolumeFlatten { name: name("c"), rate: None }).expect("a clone");
+    let take = |cluster: &mut Cluster, boot| {
+        let take = Command::JobTake { job: JobId(1), replaces: None, gateway: "g".into(), boot: BootId(boot) };
+        match cluster.command(take) {
+            Ok(ControlReply::JobTaken(taken)) => taken,
+            other => panic!("{other:?}"),
+        }
+    };
+    let (job, session) = take(&mut cluster, 1).expect("nobody has it");
+    let grant = ControlRequest::JobGrant { job, session };
+    assert!(cluster.state.query(&grant).expect("a read").is_ok());
+    let id = cluster.put_in_bin("c", Some(60)).expect("free")[0].id;
+    assert!(matches!(cluster.state.query(&grant), Some(Err(ControlError::NotFound { .. }))), "he is fenced");
+    assert!(cluster.state.jobs_to_take().next().is_none() && take(&mut cluster, 2).is_none());
+    cluster.pass_barriers();
+    let Some(Ok(ControlReply::Jobs(jobs))) = cluster.state.query(&ControlRequest::JobList) else { panic!("a list") };
+    assert_eq!(jobs[0].state, JobState::Paused);
+    cluster.restore(id, None).expect("free");
+    let (job, session) = take(&mut cluster, 2).expect("it goes on");
+    cluster.ask(ControlRequest::JobDone { job, session }).expect("he has it");
+    // It is at its end when the volume goes away again: that is waited for in the bin too.
+    cluster.put_in_bin("c", Some(60)).expect("free");
+    cluster.pass_barriers();
+    assert!(cluster.restore(id, None).expect("free").origin.is_none(), "flattened");
 }
 
 #[test]
