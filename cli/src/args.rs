@@ -627,6 +627,16 @@ mod tests {
             "ashlar pool create p --replicas 3 --min-size 2",
             "ashlar pool create p --replicas 3 --over-commit 1.5",
             "ashlar pool set p --over-commit none",
+            "ashlar volume create v --size 1G --provision eager --rate 50MiB",
+            "ashlar volume set v --provision eager --no-wait",
+            "ashlar volume flatten v --rate 1GiB --no-wait --json",
+            "ashlar job list --json",
+            "ashlar job show job.3",
+            "ashlar job pause 3",
+            "ashlar job resume 3",
+            "ashlar job rate 3 none",
+            "ashlar job rate job.3 50MiB",
+            "ashlar job cancel 3",
             "ashlar pool show p --json",
             "ashlar pool list",
             "ashlar volume create v --size 10GiB --pool p",
@@ -691,8 +701,11 @@ mod tests {
         assert!(mistake("ashlar pool create p --replicas -3").contains("'-3'"));
         assert!(mistake("ashlar pool set p --over-commit -1").contains("an over-commit ratio is 0.01 to 10000"));
         assert!(mistake("ashlar pool set p").contains("--over-commit <RATIO>"));
+        assert!(mistake("ashlar job show vol.3").contains("a job is named like job.7"));
+        assert!(mistake("ashlar job rate 3 fast").contains("or `none`"));
         assert!(
-            mistake("ashlar volume create v --size 1G --provision thick").contains("[possible values: thin, lazy]")
+            mistake("ashlar volume create v --size 1G --provision thick")
+                .contains("[possible values: thin, lazy, eager]")
         );
         assert!(mistake("ashlar volume set v").contains("--provision <MODE>"));
         assert!(mistake("ashlar volume set v --shrink").contains("--size <SIZE>"));
