@@ -33,6 +33,10 @@ impl Faults {
             let at = world.now + self.rng.below(200 * MS);
             self.plan(at, Act::Flatten { draw: rng.next_u64() });
         }
+        if self.rng.permille(400) {
+            let at = world.now + self.rng.below(200 * MS);
+            self.plan(at, Act::MakeEager { draw: rng.next_u64() });
+        }
         if self.rng.permille(40) {
             world.give_a_job_up(&mut rng);
         }

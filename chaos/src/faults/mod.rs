@@ -51,6 +51,9 @@ pub(crate) enum Act {
     Flatten {
         draw: u64,
     },
+    MakeEager {
+        draw: u64,
+    },
 }
 
 /// A process restarts at once, and the metadata service doesn't hear of it: no supervisor testifies, and for a while so many calls in a
@@ -245,6 +248,7 @@ impl Faults {
             }
             Act::TakeOver { volume } => world.take_over(volume),
             Act::Clone { draw } => world.clone_a_snapshot(&mut Rng::new(draw)),
+            Act::MakeEager { draw } => world.zero_a_volume(&mut Rng::new(draw)),
             Act::Flatten { draw } => world.flatten_a_clone(&mut Rng::new(draw)),
         }
     }

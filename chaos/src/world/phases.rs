@@ -21,7 +21,8 @@ const SETUP_TIME: Instant = 20 * SECOND;
 const LOOK: Instant = SECOND / 20;
 
 /// Quiet time before members are compared: repairs of blocks that were found bad go on by themselves.
-const SETTLE_TIME: u64 = 3 * SECOND;
+/// Longer than OSDs take to tidy up after the last write (four seconds): while a checkpoint is written, blocks are taken that nothing on the disk names.
+const SETTLE_TIME: u64 = 6 * SECOND;
 /// By when the space of deleted volumes is free.
 const DELETE_TIME: Instant = 10 * SECOND;
 
