@@ -218,6 +218,7 @@ impl<P: Policy> Osd<P> {
                     pg.on_merge_refused(&pending, why, &mut self.env);
                 }
             }
+            StoreEvent::Wiped(_) => {}
             StoreEvent::Failed(error) => {
                 self.has_failed = true;
                 self.env.actions.push(Action::Fail(error.to_string()));

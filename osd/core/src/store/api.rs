@@ -98,6 +98,8 @@ pub enum StoreEvent {
     Read(Token, ReadOutcome),
     /// A merge was not prepared, and will not be.
     MergeRefused(Token, MergeRefusal),
+    /// See [`Store::begin_wipe`](super::Store::begin_wipe).
+    Wiped(super::WipeReport),
     /// The store has latched and does nothing more: the process must stop.
     Failed(StoreError),
 }

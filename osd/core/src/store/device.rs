@@ -40,6 +40,10 @@ pub(super) enum Purpose {
     CheckpointRead(usize),
     CheckpointWrite,
     Superblock,
+    /// The n-th piece of the present round of a wipe.
+    WipeRead(usize),
+    WipeWrite(usize),
+    WipeFlush,
 }
 
 #[derive(Debug)]

@@ -32,9 +32,12 @@ mod state;
 mod stats;
 mod submit;
 mod trim;
+mod units;
+mod wipe;
 
 pub use offline::ReadAt;
 pub use stats::StoreStats;
+pub use wipe::WipeReport;
 
 use crate::format::superblock::{LOG_AT, Superblock};
 use crate::format::{BlockAddr, Identity, PAGE_BYTES};
@@ -218,6 +221,30 @@ impl<P: Policy> Store<P> {
         }
     }
 
+    /// Begins to wipe whatever was freed, or dropped by a record, before now; ended by [`StoreEvent::Wiped`]. One at a time: while one is
+    /// under way this does nothing and returns false.
+    pub fn begin_wipe(&mut self) -> bool {
+        match &mut self.phase {
+            Phase::Running(running) => running.begin_wipe(),
+            Phase::New | Phase::Mounting(_) | Phase::Failed => false,
+        }
+    }
+
+    /// Wipes the next few MiB, unless some are under way.
+    pub fn wipe_more(&mut self) {
+        if let Phase::Running(running) = &mut self.phase {
+            running.wipe_more(&mut self.device);
+        }
+    }
+
+    /// Blocks that the wipe under way still has to look at, about.
+    pub fn wipe_left(&self) -> Option<u64> {
+        match &self.phase {
+            Phase::Running(running) => running.wipe_left(),
+            Phase::New | Phase::Mounting(_) | Phase::Failed => None,
+        }
+    }
+
     /// Reads committed state; answered by [`StoreEvent::Read`]. A chunk that is missing is read as never written.
     pub fn read(&mut self, token: Token, pg: PgId, chunk: ChunkId, range: BlockRange, kind: ReadKind) {
         let identity = self.identity();
@@ -249,12 +276,13 @@ impl<P: Policy> Store<P> {
                 | Purpose::Data { .. }
                 | Purpose::CheckpointRead(_)
                 | Purpose::Discard(_)
+                | Purpose::WipeRead(_)
         );
         let result = match result {
             Err(source) if !is_read => return self.fail(error(source)),
             other => other,
         };
-        let identity = self.identity();
+        let (identity, uses_flush) = (self.identity(), self.uses_flush());
         match &mut self.phase {
             Phase::Mounting(mount) => {
                 let Purpose::Mount(nth) = purpose else { unreachable!("only mount reads before it is done") };
@@ -288,6 +316,10 @@ impl<P: Policy> Store<P> {
                     Purpose::CheckpointRead(nth) => running.checkpoint_mut().on_read(identity, nth, result),
                     Purpose::CheckpointWrite => running.checkpoint_mut().on_written(),
                     Purpose::Superblock => running.checkpoint_mut().on_superblock_written(),
+                    Purpose::WipeRead(nth) | Purpose::WipeWrite(nth) => {
+                        running.on_wipe_step(nth, &result, &mut self.device, uses_flush);
+                    }
+                    Purpose::WipeFlush => running.on_wipe_step(0, &result, &mut self.device, uses_flush),
                 }
             }
             Phase::New | Phase::Failed => unreachable!("nothing is under way"),
@@ -358,6 +390,7 @@ impl<P: Policy> Store<P> {
         let refused = running.refused_merges.drain(..);
         self.events.extend(refused.map(|(token, why)| StoreEvent::MergeRefused(token, why)));
         running.finish_mount(&mut self.events, uses_flush, P::DAMAGED_TAIL_VETOES);
+        running.advance_wipe(&mut self.state, &self.device, &mut self.events);
         running.send_batches(&self.state, &mut self.device, writes_through);
         running.maybe_begin_checkpoint(&mut self.state, &mut self.device);
         let (state, cache, device) = (&mut self.state, &mut self.cache, &mut self.device);
@@ -369,6 +402,7 @@ impl<P: Policy> Store<P> {
         running.finish_mount(&mut self.events, uses_flush, P::DAMAGED_TAIL_VETOES);
         running.maybe_flush(&mut self.device, uses_flush);
         running.space.settle(running.reads.oldest());
+        running.advance_wipe(&mut self.state, &self.device, &mut self.events);
     }
 
     /// Moves what has been reported to `events`.
@@ -525,7 +559,8 @@ impl<P: Policy> Store<P> {
         }
         stats.memory_cache_bytes = self.cache.memory_bytes();
         if let Phase::Running(running) = &self.phase {
-            stats.memory_allocator_bytes = running.space.allocator.memory_bytes();
+            stats.memory_allocator_bytes =
+                running.space.allocator.memory_bytes() + running.space.unwiped.memory_bytes();
         }
         stats
     }

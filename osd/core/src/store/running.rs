@@ -11,9 +11,10 @@ use super::read::Reads;
 use super::space::{SpaceKeeper, fixed_blocks};
 use super::state::State;
 use super::submit::WaitingRepair;
-use crate::DiskOp;
+use super::wipe::{Moment, Wipe};
 use crate::format::superblock::Superblock;
 use crate::format::{BlockAddr, Identity, Run};
+use crate::{DiskOp, DiskResult};
 use std::collections::VecDeque;
 
 /// This many zeroed blocks are worth a checkpoint of their own when nothing else is going on.
@@ -40,6 +41,7 @@ pub(super) struct Running {
     pub merges: Vec<WaitingMerge>,
     /// To be told with the next poll.
     pub refused_merges: Vec<(Token, MergeRefusal)>,
+    wipe: Option<Wipe>,
 }
 
 #[derive(Debug, Default)]
@@ -66,6 +68,7 @@ impl Running {
             repairs: Vec::new(),
             merges: Vec::new(),
             refused_merges: Vec::new(),
+            wipe: None,
         }
     }
 
@@ -106,6 +109,51 @@ impl Running {
         state.is_space_wanted = state.reclaimable > 0 || !state.purge.is_empty() || !state.freed.deferred.is_empty();
         let is_on_its_way = || self.accounting(state).garbage > state.blocks_in_no_layer();
         state.is_space_wanted || self.checkpoint.is_some() || is_on_its_way()
+    }
+
+    fn moment(&self) -> Moment {
+        Moment {
+            checkpoint: self.superblock.seq,
+            checkpoint_runs: self.checkpoint.is_some(),
+            next_read: self.reads.next(),
+        }
+    }
+
+    pub(super) fn begin_wipe(&mut self) -> bool {
+        if self.wipe.is_some() {
+            return false;
+        }
+        self.wipe = Some(Wipe::begin(self.moment()));
+        self.space.is_wiping = true;
+        true
+    }
+
+    pub(super) fn wipe_more(&mut self, device: &mut Device) {
+        if let Some(wipe) = &mut self.wipe {
+            wipe.next_round(&mut self.space, device);
+        }
+    }
+
+    pub(super) fn wipe_left(&self) -> Option<u64> {
+        self.wipe.as_ref().map(|wipe| wipe.left(&self.space))
+    }
+
+    pub(super) fn on_wipe_step(&mut self, nth: usize, result: &DiskResult, device: &mut Device, uses_flush: bool) {
+        let wipe = self.wipe.as_mut().expect("its operation was under way");
+        wipe.on_done(nth, result, &mut self.space, device, uses_flush);
+    }
+
+    pub(super) fn advance_wipe(&mut self, state: &mut State, device: &Device, events: &mut VecDeque<StoreEvent>) {
+        let now = self.moment();
+        let Some(wipe) = &mut self.wipe else { return };
+        if let Some(mut report) = wipe.advance(now, &mut self.space) {
+            report.damaged_pages = device.stats.bad_pages;
+            self.wipe = None;
+            self.space.is_wiping = false;
+            events.push_back(StoreEvent::Wiped(report));
+        } else if wipe.wants_checkpoint(now) {
+            state.is_space_wanted = true;
+        }
     }
 
     /// N1, and the rest.

@@ -5,6 +5,7 @@
 use super::allocator::{Allocator, Near};
 use super::api::{Space, StoreError};
 use super::trim::TrimMap;
+use super::wipe::Unwiped;
 use crate::format::{BlockAddr, Run};
 use std::collections::VecDeque;
 
@@ -20,6 +21,11 @@ pub(super) struct SpaceKeeper {
     trim: TrimMap,
     /// Taken from the allocator while they are being trimmed.
     trimming_blocks: u64,
+    pub unwiped: Unwiped,
+    /// Likewise, while they are being wiped.
+    wiping_blocks: u64,
+    /// Nothing is trimmed while something is wiped: what is out of the allocator for it would be passed over.
+    pub is_wiping: bool,
 }
 
 /// Blocks that writes leave free: 1/64 of the disk, between 512 KiB and 256 MiB.
@@ -30,7 +36,17 @@ pub(super) fn reserve_blocks(blocks: u64) -> u64 {
 impl SpaceKeeper {
     pub(super) fn new(allocator: Allocator) -> SpaceKeeper {
         let reserve = reserve_blocks(allocator.blocks());
-        SpaceKeeper { allocator, reserve, limbo: VecDeque::new(), trim: TrimMap::default(), trimming_blocks: 0 }
+        let unwiped = Unwiped::new(allocator.blocks());
+        SpaceKeeper {
+            allocator,
+            reserve,
+            limbo: VecDeque::new(),
+            trim: TrimMap::default(),
+            trimming_blocks: 0,
+            unwiped,
+            wiping_blocks: 0,
+            is_wiping: false,
+        }
     }
 
     pub(super) fn reserve(&self) -> u64 {
@@ -39,7 +55,7 @@ impl SpaceKeeper {
 
     /// `pages_due`: index pages that checkpoints may have to add.
     pub(super) fn space(&self, pages_due: u64) -> Space {
-        let free = self.allocator.free_blocks() + self.trimming_blocks;
+        let free = self.allocator.free_blocks() + self.trimming_blocks + self.wiping_blocks;
         Space {
             total: self.allocator.blocks(),
             used: self.allocator.blocks() - free,
@@ -87,6 +103,30 @@ impl SpaceKeeper {
             let (_, run) = self.limbo.pop_front().expect("it was just looked at");
             self.allocator.give_back(run);
             self.trim.freed(run);
+            self.unwiped.freed(run);
+        }
+    }
+
+    /// Whether all that was freed before the read of this number is free.
+    pub(super) fn has_settled(&self, next_read: u64) -> bool {
+        self.limbo.front().is_none_or(|(until, _)| *until > next_read)
+    }
+
+    pub(super) fn is_trimming(&self) -> bool {
+        self.trimming_blocks > 0
+    }
+
+    /// So many are out of the allocator to be wiped.
+    pub(super) fn set_wiping(&mut self, blocks: u64) {
+        self.wiping_blocks = blocks;
+    }
+
+    /// A run that was out to be wiped is free again, and what was zeroed may be trimmed.
+    pub(super) fn wiped(&mut self, run: Run, is_zero: bool) {
+        self.allocator.give_back(run);
+        self.trim.freed(run);
+        if !is_zero {
+            self.unwiped.freed(run);
         }
     }
 
@@ -96,7 +136,7 @@ impl SpaceKeeper {
 
     /// A run to discard now: taken out of the allocator until [`SpaceKeeper::trimmed`].
     pub(super) fn next_trim(&mut self) -> Option<Run> {
-        if self.trimming_blocks > 0 {
+        if self.is_trimming() || self.is_wiping {
             return None;
         }
         // While it is away, writes can go on.

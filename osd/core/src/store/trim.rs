@@ -3,41 +3,27 @@
 //! forget one, and to give one for what was given back before. Called by `store::space`.
 
 use super::allocator::Allocator;
+use super::units::{UNIT_BLOCKS, UnitSet, blocks_of};
 use crate::format::{BlockAddr, Run};
 
-/// Pieces smaller than this (64 KiB) are not worth a discard.
-const UNIT_BLOCKS: u64 = 16;
-const WORD_UNITS: u64 = 64;
 /// Units that one call looks at.
 const LOOKED_AT_MAX: usize = 4096;
 
 #[derive(Debug, Default)]
 pub(super) struct TrimMap {
-    /// Grows to the highest block that was freed.
-    words: Vec<u64>,
-    /// Bits set.
-    units: u64,
-    /// The unit to look at next.
-    cursor: u64,
+    freed: UnitSet,
     is_given_up: bool,
 }
 
 impl TrimMap {
     pub(super) fn blocks(&self) -> u64 {
-        self.units * UNIT_BLOCKS
+        self.freed.blocks()
     }
 
+    /// Pieces smaller than a unit are not worth a discard.
     pub(super) fn freed(&mut self, run: Run) {
-        if self.is_given_up {
-            return;
-        }
-        for unit in run.first.0 / UNIT_BLOCKS..run.end().div_ceil(UNIT_BLOCKS) {
-            let (word, bit) = ((unit / WORD_UNITS) as usize, 1 << (unit % WORD_UNITS));
-            if self.words.len() <= word {
-                self.words.resize(word + 1, 0);
-            }
-            self.units += u64::from(self.words[word] & bit == 0);
-            self.words[word] |= bit;
+        if !self.is_given_up {
+            self.freed.insert(run);
         }
     }
 
@@ -48,16 +34,16 @@ impl TrimMap {
             return None;
         }
         for _ in 0..LOOKED_AT_MAX {
-            let first = self.take_next()?;
+            let first = self.freed.take_next()?;
             if !is_free(allocator, first) {
                 continue;
             }
             let mut end = first + 1;
-            while end - first < units_max && self.is_set(end) && is_free(allocator, end) {
-                self.clear(end);
+            while end - first < units_max && self.freed.has(end) && is_free(allocator, end) {
+                self.freed.remove(end);
                 end += 1;
             }
-            self.cursor = end;
+            self.freed.skip_to(end);
             let count = u32::try_from((end - first) * UNIT_BLOCKS).expect("at most blocks_max");
             return Some(Run { first: BlockAddr(first * UNIT_BLOCKS), count });
         }
@@ -68,42 +54,11 @@ impl TrimMap {
     pub(super) fn give_up(&mut self) {
         *self = TrimMap { is_given_up: true, ..TrimMap::default() };
     }
-
-    fn is_set(&self, unit: u64) -> bool {
-        self.words.get((unit / WORD_UNITS) as usize).is_some_and(|w| w & 1 << (unit % WORD_UNITS) != 0)
-    }
-
-    fn clear(&mut self, unit: u64) {
-        self.words[(unit / WORD_UNITS) as usize] &= !(1 << (unit % WORD_UNITS));
-        self.units -= 1;
-    }
-
-    /// The next set bit at or after the cursor, or from the start; cleared.
-    fn take_next(&mut self) -> Option<u64> {
-        if self.units == 0 {
-            return None;
-        }
-        let unit = self.find(self.cursor).or_else(|| self.find(0))?;
-        self.clear(unit);
-        self.cursor = unit + 1;
-        Some(unit)
-    }
-
-    fn find(&self, from: u64) -> Option<u64> {
-        let mut word = (from / WORD_UNITS) as usize;
-        let mut bits = self.words.get(word)? & (u64::MAX << (from % WORD_UNITS));
-        while bits == 0 {
-            word += 1;
-            bits = *self.words.get(word)?;
-        }
-        Some(word as u64 * WORD_UNITS + u64::from(bits.trailing_zeros()))
-    }
 }
 
 /// Whether all blocks of a unit are free, and on the disk.
 fn is_free(allocator: &Allocator, unit: u64) -> bool {
-    let blocks = unit * UNIT_BLOCKS..(unit + 1) * UNIT_BLOCKS;
-    blocks.end <= allocator.blocks() && blocks.into_iter().all(|b| allocator.is_free(BlockAddr(b)))
+    (unit + 1) * UNIT_BLOCKS <= allocator.blocks() && blocks_of(unit, allocator).all(|block| allocator.is_free(block))
 }
 
 #[cfg(test)]

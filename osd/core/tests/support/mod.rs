@@ -5,10 +5,10 @@ pub mod model;
 pub mod node;
 pub mod workload;
 
-use ashlar_osd_core::store::Store;
 use ashlar_osd_core::store::api::{
     MountReport, ReadKind, ReadOutcome, StoreConfig, StoreError, StoreEvent, StoreOp, Token,
 };
+use ashlar_osd_core::store::{Store, WipeReport};
 use ashlar_osd_core::{Action, Honest, IoId, Policy};
 use ashlar_sim_disk::{Rng, SimDisk};
 use ashlar_types::{BlockRange, ChunkId, ClusterId, OsdId, PgId, Version};
@@ -40,6 +40,7 @@ pub struct Rig<P: Policy = Honest> {
     pub reads: BTreeMap<Token, ReadOutcome>,
     pub mounted: Option<MountReport>,
     pub failed: Option<StoreError>,
+    pub wiped: Option<WipeReport>,
     pub next_token: u64,
     /// Disk operations so far.
     pub actions: u64,
@@ -57,6 +58,7 @@ impl<P: Policy> Rig<P> {
             reads: BTreeMap::new(),
             mounted: None,
             failed: None,
+            wiped: None,
             next_token: 1,
             actions: 0,
         }
@@ -91,6 +93,7 @@ impl<P: Policy> Rig<P> {
                     self.reads.insert(token, outcome);
                 }
                 StoreEvent::MergeRefused(token, why) => panic!("merge {token:?} is refused: {why:?}"),
+                StoreEvent::Wiped(report) => self.wiped = Some(report),
                 StoreEvent::Failed(error) => self.failed = Some(error),
             }
         }
