@@ -67,6 +67,7 @@ plants! {
     LayerPurgedEarly, "layer-purged-early", LAYER_PURGED_EARLY, [Snapshots];
     StaleJobWorker, "stale-job-worker", STALE_JOB_WORKER, [Clones];
     ReservationGivenAway, "reservation-given-away", RESERVATION_GIVEN_AWAY, [FullDisk];
+    WipeToldEarly, "wipe-told-early", WIPE_TOLD_EARLY, [PowerLoss, Joiner];
     LatePrepareAfterReport, "late-prepare-after-report", LATE_PREPARE_AFTER_REPORT, [PausedPrimary];
     DamagedTailVetoes, "damaged-tail-vetoes", DAMAGED_TAIL_VETOES, [DamagedTail];
 }

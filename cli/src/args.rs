@@ -6,6 +6,7 @@ mod group;
 mod job;
 mod provision;
 mod transfer;
+mod wipe;
 
 pub use bin::{BinCommand, DeleteArgs, PurgeArgs};
 pub use diff::{Compared, SnapshotDiffArgs, VolumeDiffArgs};
@@ -13,6 +14,7 @@ pub use group::SnapshotGroupCommand;
 pub use job::{FlattenArgs, JobArgs, JobCommand};
 pub use provision::{OverCommitArg, ProvisionArg, ReserveArgs, VolumeSetArgs};
 pub use transfer::{ExportArgs, ImportArgs};
+pub use wipe::WipeCommand;
 
 use crate::down::STOP_SECONDS;
 use crate::error::CliError;
@@ -71,6 +73,9 @@ pub enum Command {
     /// Volumes that were deleted and can be brought back
     #[command(subcommand)]
     Bin(BinCommand),
+    /// Volumes that were deleted so that nothing of them is left on any disk
+    #[command(subcommand)]
+    Wipe(WipeCommand),
     /// Compare the copies of what is stored, and repair what is damaged
     Scrub(ScrubArgs),
     /// Where the time of requests goes, in each OSD and in all of them

@@ -3,7 +3,7 @@
 use crate::layout::Service;
 use ashlar_client::OpenError;
 use ashlar_types::control::ControlReply;
-use ashlar_types::{BlockError, JobId, Name, NameError};
+use ashlar_types::{BlockError, JobId, Name, NameError, WipeId};
 use ashlar_wire_control::ControlClientError;
 use std::error::Error;
 use std::io;
@@ -87,6 +87,8 @@ pub enum CliError {
     BecameThin { name: String, done: String },
     #[error("{job} does not exist: it is done or given up; `ashlar job list` lists those that are not")]
     NoJob { job: JobId },
+    #[error("{wipe} is not known; `ashlar wipe list` lists those that are")]
+    NoWipe { wipe: WipeId },
     #[error("{job} of volume {volume} was given up before it was done; what it had done stays")]
     JobGivenUp { job: JobId, volume: Name },
     #[error("volume {name} keeps its size: what lies behind the new end cannot be discarded: {source}")]

@@ -96,6 +96,7 @@ fn run(command_line: CommandLine) -> Result<Output, CliError> {
         }
         Command::Job(command) => ask(place, async |control, _| commands::job::run(control, command).await),
         Command::Bin(command) => ask(place, async |control, _| commands::bin::run(control, command).await),
+        Command::Wipe(command) => ask(place, async |control, _| commands::wipe::run(control, command).await),
         Command::Scrub(args) => ask(place, async |control, _| commands::scrub::run(control, &args).await),
         Command::Perf(args) => ask(place, async |control, _| commands::perf::run(control, &args, json).await),
         Command::Chaos(ChaosCommand::Sim(args)) => commands::chaos::sim(&args, json),

@@ -5,9 +5,10 @@ use crate::job::{JobInfo, JobWork};
 use crate::perf::{OsdPerf, PerfReport};
 use crate::scrub::{ScrubReport, ScrubTarget};
 use crate::view::{ClusterView, PoolInfo};
+use crate::wipe::{WipeInfo, WipeReport};
 use crate::{
     AttachmentId, BootId, ClusterId, DiskName, Epoch, Generation, JobId, LayerId, MdsId, Name, OsdId, PgId, PoolId,
-    Revision, SessionId, SnapshotId, StackRevision, VolumeId,
+    Revision, SessionId, SnapshotId, StackRevision, VolumeId, WipeId,
 };
 use serde::{Deserialize, Serialize};
 
@@ -297,6 +298,32 @@ pub enum ControlRequest {
     BinPurge {
         volume: VolumeId,
     },
+    /// Deletes a volume as `VolumeDelete` would, and then has all OSDs wipe their free space, in which its blocks lie. Of one that is being
+    /// deleted: the latter. Answered by [`ControlReply::Wipes`] with the record of it.
+    VolumeWipe {
+        name: Name,
+        with_snapshots: bool,
+        /// Seconds since 1970; the leader replaces it by its own clock.
+        at: u64,
+    },
+    /// The same of a volume in the bin.
+    BinWipe {
+        volume: VolumeId,
+        at: u64,
+    },
+    /// Read: all records of wipes.
+    WipeList,
+    /// An OSD has wiped all that was free when these volumes were gone from it.
+    WipeDone {
+        osd: OsdId,
+        wipes: Vec<WipeId>,
+        report: WipeReport,
+    },
+    /// Takes away the record of a wipe that is done. With `give_up` one that waits for OSDs is done without them.
+    WipeForget {
+        wipe: WipeId,
+        give_up: bool,
+    },
 }
 
 /// When a volume gets its space.
@@ -358,6 +385,8 @@ pub struct OsdUsage {
     pub index: u64,
     /// and data of layers. The rest is about to be free, or undecided.
     pub data: u64,
+    /// Of what is free: what a wipe under way has not looked at yet.
+    pub wipe_left: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -396,6 +425,7 @@ pub enum ControlReply {
     SnapshotGroup(SnapshotGroupInfo),
     SnapshotGroups(Vec<SnapshotGroupInfo>),
     Bin(Vec<BinInfo>),
+    Wipes(Vec<WipeInfo>),
     Attachment(AttachmentInfo),
     Attachments(Vec<AttachmentInfo>),
     Opened(AttachGrant),

@@ -40,6 +40,8 @@ id!(/// A snapshot of a volume.
     SnapshotId(u64), "snap.");
 id!(/// A job: what a worker does for a volume, however long that takes.
     JobId(u64), "job.");
+id!(/// A volume that is deleted securely, with the record of that.
+    WipeId(u64), "wipe.");
 id!(/// An attachment of a volume to a gateway. It keeps its id while its generation rises.
     AttachmentId(u64), "att.");
 id!(/// Rises each time an attachment is taken over; below the floor of a PG, requests are refused (design.md §7).

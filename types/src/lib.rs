@@ -21,6 +21,7 @@ pub mod job;
 pub mod perf;
 pub mod scrub;
 pub mod view;
+pub mod wipe;
 
 pub use block_device::{
     BlockDevice, BlockError, BlockOp, BlockReply, BlockRequest, Completions, DeviceInfo, Extent, LayerExtent,
@@ -37,7 +38,7 @@ pub use histogram::Histogram;
 pub use id_set::{IdSet, Numbered};
 pub use ids::{
     AttachmentId, BootId, ChunkId, ChunkIndex, ClusterId, Generation, JobId, LayerId, MdsId, OpId, OpNumber, OsdId,
-    PgId, PoolId, Revision, SessionId, SnapshotId, StackRevision, VolumeId,
+    PgId, PoolId, Revision, SessionId, SnapshotId, StackRevision, VolumeId, WipeId,
 };
 pub use name::{Name, NameError};
 pub use payload::aligned_payload;

@@ -1,6 +1,7 @@
 //! The cluster view: what the metadata service publishes to OSDs and gateways, by revision.
 
 use crate::scrub::PgScrub;
+use crate::wipe::Wipe;
 use crate::{
     AttachmentId, BLOCKS_PER_CHUNK, BootId, ChunkIndex, ClusterId, Epoch, Generation, IdSet, LayerId, Name, OsdId,
     PgId, PoolId, Revision, StackRevision, VolumeId,
@@ -25,6 +26,8 @@ pub struct ClusterView {
     pub scrubs: BTreeMap<PgId, PgScrub>,
     /// Complete; in a difference `None` if it is as before.
     pub reservations: Option<Reservations>,
+    /// OSDs that have to wipe their free space. Always complete.
+    pub wipes: Vec<Wipe>,
 }
 
 impl ClusterView {
@@ -44,6 +47,7 @@ impl ClusterView {
         }
         self.barriers = newer.barriers;
         self.merges = newer.merges;
+        self.wipes = newer.wipes;
         self.scrubs.extend(newer.scrubs);
         if newer.reservations.is_some() {
             self.reservations = newer.reservations;

@@ -147,6 +147,8 @@ pub struct Shape {
     pub late_timer_permille: u64,
     /// Whether the volumes are deleted in the end.
     pub deletes: bool,
+    /// Whether that is done securely, and the same with volumes that come and go.
+    pub wipes: bool,
     /// Whether the first volume has its space reserved, beside others that fill the disks.
     pub has_lazy: bool,
 }
@@ -457,7 +459,7 @@ impl Shape {
             _ => 300,
         };
         let has_lazy = aim == Aim::FullDisk && rng.permille(600);
-        Shape {
+        let mut shape = Shape {
             has_lazy,
             mds_nodes: if rng.permille(700) { 1 } else { 3 },
             osds: u32::from(replicas) + u32::from(rng.permille(150)),
@@ -482,7 +484,15 @@ impl Shape {
             write_through: rng.below(2) == 0,
             late_timer_permille: *rng.choose(&[0, 5, 50]).expect("not empty"),
             deletes: rng.permille(250),
+            wipes: false,
+        };
+        // Not drawn, so that seeds go on being what they were.
+        if shape.deletes && (shape.load_time / SECOND).is_multiple_of(2) {
+            shape.wipes = true;
+            // All of it is read several times.
+            shape.disk_bytes = shape.disk_bytes.min(64 << 20);
         }
+        shape
     }
 }
 

@@ -155,7 +155,8 @@ impl World {
                 let name = snapshot.disk_name();
                 self.operator.script.push_back(ControlRequest::Detach { name, gateway: None });
             }
-            self.operator.script.push_back(ControlRequest::VolumeDelete { name, with_snapshots: true });
+            let delete = self.delete_request(name, true);
+            self.operator.script.push_back(delete);
         }
         self.ask_next();
     }
@@ -280,9 +281,20 @@ impl World {
         let name = Name::new(&format!("scratch-{}", self.operator.last_scratch)).expect("a good name");
         let size = self.workload.volume_bytes();
         let create = ControlRequest::VolumeCreate { name: name.clone(), size, pool: None, provision: Provision::Thin };
-        self.operator.script.extend([create, ControlRequest::VolumeDelete { name, with_snapshots: false }]);
+        let delete = match self.operator.last_scratch.is_multiple_of(3) {
+            true => self.delete_request(name, false),
+            false => ControlRequest::VolumeDelete { name, with_snapshots: false },
+        };
+        self.operator.script.extend([create, delete]);
         if self.operator.script.len() == 2 {
             self.ask_next();
+        }
+    }
+
+    fn delete_request(&self, name: Name, with_snapshots: bool) -> ControlRequest {
+        match self.shape.wipes {
+            true => ControlRequest::VolumeWipe { name, with_snapshots, at: 0 },
+            false => ControlRequest::VolumeDelete { name, with_snapshots },
         }
     }
 
@@ -387,7 +399,10 @@ impl World {
                 self.operator.scratch = Some(info.id);
             }
             // Asked twice and already gone, because the first answer was lost.
-            (ControlRequest::VolumeDelete { .. }, Ok(_) | Err(ControlError::NotFound { .. })) => {
+            (
+                ControlRequest::VolumeDelete { .. } | ControlRequest::VolumeWipe { .. },
+                Ok(_) | Err(ControlError::NotFound { .. }),
+            ) => {
                 self.operator.deleted.extend(self.operator.scratch.take());
             }
             // Done meanwhile, or before it was asked for again; or the one before it is still ending.

@@ -24,6 +24,8 @@ const LOOK: Instant = SECOND / 20;
 const SETTLE_TIME: u64 = 3 * SECOND;
 /// By when the space of deleted volumes is free.
 const DELETE_TIME: Instant = 10 * SECOND;
+/// And wiped, volume after volume.
+const WIPE_TIME: Instant = 30 * SECOND;
 
 impl World {
     /// Looks whether the next phase can begin.
@@ -71,7 +73,7 @@ impl World {
             Phase::Settle => true,
             Phase::Delete => {
                 let is_idle = self.is_operator_idle() && self.truth.barriers.is_empty() && self.truth.merges.is_empty();
-                if is_idle && self.unfreed().is_none() {
+                if is_idle && self.unfreed().is_none() && self.unwiped().is_none() {
                     self.phase = Phase::Done;
                 }
                 true
@@ -111,7 +113,7 @@ impl World {
                 if self.shape.deletes {
                     self.trace(|| "volumes are deleted".to_owned());
                     self.phase = Phase::Delete;
-                    self.phase_until = self.now + DELETE_TIME;
+                    self.phase_until = self.now + self.delete_time();
                     self.delete_volumes();
                 } else {
                     self.phase = Phase::Done;
@@ -119,8 +121,10 @@ impl World {
                 Ok(())
             }
             Phase::Delete => {
-                let what = self.unfreed().unwrap_or_else(|| "the operator is not answered".to_owned());
-                Err(Reason::Stores(format!("{} s after all volumes were deleted: {what}", DELETE_TIME / SECOND)))
+                let what = self.unfreed().or_else(|| self.unwiped());
+                let what = what.unwrap_or_else(|| "the operator is not answered".to_owned());
+                let seconds = self.delete_time() / SECOND;
+                Err(Reason::Stores(format!("{seconds} s after all volumes were deleted: {what}")))
             }
             Phase::Done => Ok(()),
         }
@@ -233,6 +237,10 @@ impl World {
             return Some(format!("layers are not merged: {:?}", self.truth.merges));
         }
         (!self.truth.barriers.is_empty()).then(|| format!("barriers are not passed: {:?}", self.truth.barriers))
+    }
+
+    fn delete_time(&self) -> Instant {
+        if self.shape.wipes { WIPE_TIME } else { DELETE_TIME }
     }
 
     pub fn is_all_in_sync(&self) -> bool {

@@ -204,6 +204,21 @@ impl World {
         None
     }
 
+    /// Nothing that a client ever wrote is left on a disk, if all volumes were deleted securely and all that are asked have told.
+    pub(super) fn unwiped(&self) -> Option<String> {
+        if !self.shape.wipes {
+            return None;
+        }
+        if let Some(wipe) = self.truth.wipes.first() {
+            return Some(format!("not all have wiped: {wipe:?}"));
+        }
+        // A block that a damaged index page named is free only after a start, and one that cannot be read is told as such.
+        let honest = self.osds.keys().filter(|osd| !self.damaged.contains(osd));
+        let left =
+            honest.map(|osd| (osd, self.blocks_that(*osd, super::osd::is_data).len())).find(|(_, left)| *left > 0);
+        left.map(|(osd, left)| format!("{osd}: {left} blocks of deleted volumes are not wiped"))
+    }
+
     /// In blocks: what the process has taken, and what its disk says.
     fn space_of(&self, osd: OsdId) -> (u64, FsckReport) {
         let o = &self.osds[&osd];

@@ -17,6 +17,12 @@ pub struct DeleteArgs {
     /// For good, whatever the pool says
     #[arg(long, conflicts_with = "defer")]
     pub now: bool,
+    /// For good, and overwrite every block that it ever had, on every OSD
+    #[arg(long, conflicts_with = "defer")]
+    pub secure: bool,
+    /// Don't wait until all is overwritten; `ashlar wipe` shows how far it is
+    #[arg(long, requires = "secure")]
+    pub no_wait: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -47,6 +53,12 @@ pub struct PurgeArgs {
     /// Those whose time is over, without waiting for the window in which that happens by itself
     #[arg(long)]
     pub expired: bool,
+    /// And overwrite every block that they ever had, on every OSD
+    #[arg(long)]
+    pub secure: bool,
+    /// Don't wait until all is overwritten; `ashlar wipe` shows how far it is
+    #[arg(long, requires = "secure")]
+    pub no_wait: bool,
 }
 
 #[derive(Debug, thiserror::Error)]

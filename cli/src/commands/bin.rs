@@ -3,6 +3,7 @@
 use super::scrub::unix_now;
 use super::time::utc;
 use super::volume::volume_json;
+use super::wipe;
 use crate::args::{BinCommand, DeleteArgs, PurgeArgs};
 use crate::control::Control;
 use crate::error::CliError;
@@ -13,7 +14,11 @@ use ashlar_wire_control::ControlClientError;
 use serde_json::{Value, json};
 
 pub async fn delete(control: &Control, args: DeleteArgs) -> Result<Output, CliError> {
-    let DeleteArgs { name, snapshots: with_snapshots, defer: retention, now } = args;
+    let DeleteArgs { name, snapshots: with_snapshots, defer: retention, now, secure, no_wait } = args;
+    if secure {
+        let request = ControlRequest::VolumeWipe { name, with_snapshots, at: unix_now() };
+        return wipe::delete(control, vec![request], no_wait).await;
+    }
     let request = match now {
         true => ControlRequest::VolumeDelete { name: name.clone(), with_snapshots },
         false => ControlRequest::VolumeToBin { name: name.clone(), with_snapshots, retention, at: unix_now() },
@@ -98,6 +103,15 @@ async fn restore(control: &Control, text: &str, name: Option<Name>) -> Result<Ou
 
 async fn purge(control: &Control, args: PurgeArgs) -> Result<Output, CliError> {
     let infos = list(control).await?;
+    if args.secure {
+        let at = unix_now();
+        let wanted: Vec<&BinInfo> = match &args.volume {
+            Some(text) => vec![find(&infos, text)?],
+            None => infos.iter().filter(|info| args.all || info.expires_at <= at).collect(),
+        };
+        let requests = wanted.into_iter().map(|info| ControlRequest::BinWipe { volume: info.id, at }).collect();
+        return wipe::delete(control, requests, args.no_wait).await;
+    }
     if let Some(text) = args.volume {
         let info = find(&infos, &text)?;
         control.ask(ControlRequest::BinPurge { volume: info.id }).await?;

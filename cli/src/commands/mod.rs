@@ -28,3 +28,4 @@ pub mod status;
 mod time;
 mod tree;
 pub mod volume;
+pub mod wipe;

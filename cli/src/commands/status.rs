@@ -2,7 +2,7 @@
 
 use super::pool::pool_json;
 use super::volume::{attachment_json, describe_attachment};
-use super::{job, scrub, space};
+use super::{job, scrub, space, wipe};
 use crate::control::{Control, ServiceStatus};
 use crate::error::CliError;
 use crate::health::{self, PgSummary, Problem};
@@ -10,6 +10,7 @@ use crate::output::{Output, Table};
 use ashlar_types::control::{AttachmentInfo, VolumeInfo};
 use ashlar_types::job::JobInfo;
 use ashlar_types::view::ClusterView;
+use ashlar_types::wipe::{WipeInfo, WipeState};
 use ashlar_types::{OsdId, PoolId, format_bytes};
 use serde_json::{Value, json};
 use std::fmt::Write as _;
@@ -24,6 +25,7 @@ struct Facts {
     pgs: PgSummary,
     problems: Vec<Problem>,
     jobs: Vec<JobInfo>,
+    wipes: Vec<WipeInfo>,
 }
 
 pub async fn run(control: &Control) -> Result<Output, CliError> {
@@ -36,7 +38,9 @@ pub async fn run(control: &Control) -> Result<Output, CliError> {
     problems.extend(space::problems(&space::of_pools(control).await?, name_of));
     let jobs = job::list(control).await?;
     problems.extend(job::problems(&jobs));
-    let facts = Facts { pgs: health::summarize(&view), problems, service, view, volumes, jobs };
+    let wipes = wipe::list(control).await?;
+    problems.extend(wipe::problems(&wipes));
+    let facts = Facts { pgs: health::summarize(&view), problems, service, view, volumes, jobs, wipes };
     Ok(Output::new(for_people(&facts), for_programs(&facts)))
 }
 
@@ -99,6 +103,10 @@ fn for_people(facts: &Facts) -> String {
     }
     for work in facts.jobs.iter().take(JOBS_SHOWN) {
         let _ = writeln!(text, "         {}: {}", work.volume_name, job::summary(work));
+    }
+    let unfinished = || facts.wipes.iter().filter(|wipe| wipe.state != WipeState::Done);
+    for (nth, unfinished) in unfinished().take(JOBS_SHOWN).enumerate() {
+        let _ = writeln!(text, "{}{}", if nth == 0 { "wipes    " } else { "         " }, wipe::summary(unfinished));
     }
     for problem in &facts.problems {
         let _ =
@@ -172,6 +180,7 @@ fn for_programs(facts: &Facts) -> Value {
         "attachments": attachments(&facts.volumes).map(attachment_json).collect::<Vec<_>>(),
         "barriers": barriers,
         "jobs": facts.jobs.iter().map(job::job_json).collect::<Vec<_>>(),
+        "wipes": facts.wipes.iter().map(wipe::wipe_json).collect::<Vec<_>>(),
         "scrub": scrub::scrubs_json(view),
         "problems": facts.problems,
     })

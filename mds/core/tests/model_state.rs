@@ -10,9 +10,10 @@ use ashlar_types::control::{
 };
 use ashlar_types::scrub::{ScrubReport, ScrubTarget};
 use ashlar_types::view::{ClusterView, Floor};
+use ashlar_types::wipe::WipeReport;
 use ashlar_types::{
     BootId, ClusterId, DiskName, Epoch, IdSet, JobId, LayerId, Name, OsdId, PgId, PoolId, Revision, SessionId,
-    SnapshotId, StackRevision, VolumeId,
+    SnapshotId, StackRevision, VolumeId, WipeId,
 };
 use proptest::prelude::*;
 use std::collections::BTreeMap;
@@ -93,7 +94,7 @@ fn target(d: &mut Digits) -> ScrubTarget {
 fn command(number: u64, view: &ClusterView) -> Command {
     use ControlRequest as R;
     let mut d = Digits(number);
-    let request = match d.next(66) {
+    let request = match d.next(70) {
         60..62 => {
             let retention = (d.next(2) == 0).then(|| d.next(3));
             R::VolumeToBin { name: d.name(), with_snapshots: d.next(2) == 0, retention, at: d.next(5) }
@@ -104,6 +105,14 @@ fn command(number: u64, view: &ClusterView) -> Command {
             let volumes = (0..d.next(3)).map(|_| d.volume()).collect();
             return Command::BinExpire { volumes, now: d.next(8) };
         }
+        66 => R::VolumeWipe { name: d.name(), with_snapshots: d.next(2) == 0, at: d.next(5) },
+        67 => R::BinWipe { volume: d.volume(), at: d.next(5) },
+        68 => {
+            let wipes = (0..d.next(3)).map(|_| WipeId(1 + d.next(4))).collect();
+            let report = WipeReport { ended_at: 1, overwritten: 2, found_zero: 3, unverified: 0, damaged_pages: 0 };
+            R::WipeDone { osd: d.osd(), wipes, report }
+        }
+        69 => R::WipeForget { wipe: WipeId(1 + d.next(4)), give_up: d.next(2) == 0 },
         65 => R::PoolKeepDeleted { name: d.name(), retention: d.next(3) },
         51 => R::VolumeFlatten { name: d.name(), rate: (d.next(2) == 0).then_some(1 << 20) },
         52 => R::JobSet { job: JobId(1 + d.next(6)), rate: None, paused: d.next(2) == 0 },

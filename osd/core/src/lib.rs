@@ -14,6 +14,7 @@ mod osd;
 mod perf;
 mod pg;
 mod policy;
+mod wiping;
 
 pub mod format;
 pub mod store;

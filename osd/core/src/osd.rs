@@ -11,6 +11,7 @@ use crate::pg::{Form, Pg};
 use crate::policy::{Honest, Policy};
 use crate::store::Store;
 use crate::store::api::{StoreConfig, StoreEvent};
+use crate::wiping::Wiping;
 use crate::{Action, ConnId, Event};
 use ashlar_types::control::{ControlRequest, OsdUsage};
 use ashlar_types::scrub::ScrubTarget;
@@ -85,6 +86,7 @@ pub struct Osd<P: Policy = Honest> {
     has_failed: bool,
     store_events: Vec<StoreEvent>,
     wanted_scrub: WantedScrub,
+    wiping: Wiping,
 }
 
 impl<P: Policy> Osd<P> {
@@ -97,6 +99,7 @@ impl<P: Policy> Osd<P> {
             has_failed: false,
             store_events: Vec::new(),
             wanted_scrub: WantedScrub::default(),
+            wiping: Wiping::default(),
         }
     }
 
@@ -144,6 +147,7 @@ impl<P: Policy> Osd<P> {
         }
         self.keeping.act(self.env.now, &mut self.env.store);
         self.ask_for_scrub();
+        self.wiping.act(&mut self.env);
         // What the store reports may make work for it: until it has nothing to say, which takes two rounds at most times.
         for _ in 0..ROUNDS_MAX {
             self.handle_store_events();
@@ -163,7 +167,8 @@ impl<P: Policy> Osd<P> {
         self.env.net.clear_touched();
         actions.append(&mut self.env.actions);
         let keeping = self.keeping.next(self.env.now, &self.env.store);
-        if let Some(at) = self.env.next_timer().into_iter().chain(keeping).min() {
+        let wiping = self.wiping.next(self.env.now);
+        if let Some(at) = self.env.next_timer().into_iter().chain(keeping).chain(wiping).min() {
             actions.push(Action::WakeAt(at));
         }
     }
@@ -218,7 +223,7 @@ impl<P: Policy> Osd<P> {
                     pg.on_merge_refused(&pending, why, &mut self.env);
                 }
             }
-            StoreEvent::Wiped(_) => {}
+            StoreEvent::Wiped(report) => self.wiping.on_wiped(report, &mut self.env),
             StoreEvent::Failed(error) => {
                 self.has_failed = true;
                 self.env.actions.push(Action::Fail(error.to_string()));
@@ -445,6 +450,7 @@ impl<P: Policy> Osd<P> {
             data: bytes(accounting.data),
             repaired_blocks: self.env.repaired_blocks,
             lost_blocks: self.env.lost_blocks,
+            wipe_left: bytes(self.env.store.wipe_left().unwrap_or(0)),
         }
     }
 

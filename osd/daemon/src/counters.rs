@@ -56,6 +56,8 @@ counters! {
     usage_fixed_bytes
     usage_index_bytes
     usage_data_bytes
+    /// Of what is free: what a wipe under way has not looked at yet.
+    usage_wipe_left_bytes
     repaired_blocks_total
     lost_blocks_total
 }
@@ -77,6 +79,7 @@ impl Counters {
             data: self.usage_data_bytes.load(Relaxed),
             repaired_blocks: self.repaired_blocks_total.load(Relaxed),
             lost_blocks: self.lost_blocks_total.load(Relaxed),
+            wipe_left: self.usage_wipe_left_bytes.load(Relaxed),
         }
     }
 
@@ -90,5 +93,6 @@ impl Counters {
         self.usage_data_bytes.store(usage.data, Relaxed);
         self.repaired_blocks_total.store(usage.repaired_blocks, Relaxed);
         self.lost_blocks_total.store(usage.lost_blocks, Relaxed);
+        self.usage_wipe_left_bytes.store(usage.wipe_left, Relaxed);
     }
 }

@@ -6,6 +6,7 @@ use ashlar_types::job::*;
 use ashlar_types::perf::*;
 use ashlar_types::scrub::*;
 use ashlar_types::view::*;
+use ashlar_types::wipe::{Wipe, WipeInfo, WipePart, WipeReport, WipeState};
 use ashlar_types::*;
 use prost::Message;
 use std::collections::BTreeMap;
@@ -79,6 +80,7 @@ fn view() -> ClusterView {
             chunks: BTreeMap::from([(PG, u64::MAX), (other, 1)]),
             volumes: BTreeMap::from([(VolumeId(1), LayerId(2))]),
         }),
+        wipes: vec![Wipe { id: WipeId(3), volume: VolumeId(4), pool: PoolId(5), osds: vec![OsdId(6), OsdId(7)] }],
     }
 }
 
@@ -168,6 +170,25 @@ fn binned() -> BinInfo {
     }
 }
 
+fn wipe_report() -> WipeReport {
+    WipeReport { ended_at: 1, overwritten: 2, found_zero: 3, unverified: 4, damaged_pages: u64::MAX }
+}
+
+fn wipe(state: WipeState) -> WipeInfo {
+    let report = (state == WipeState::Done).then(wipe_report);
+    WipeInfo {
+        id: WipeId(7),
+        volume: VolumeId(8),
+        volume_name: name("v"),
+        pool_name: name("p"),
+        size: 1 << 54,
+        asked_at: 1_800_000_000,
+        state,
+        clones: 9,
+        parts: vec![WipePart { osd: OsdId(1), up: true, report, given_up: report.is_none() }],
+    }
+}
+
 fn origin(snapshot: Option<Name>) -> OriginInfo {
     let deleted = snapshot.is_none();
     OriginInfo { base: BASE, volume_name: name("golden"), snapshot, deleted }
@@ -207,6 +228,7 @@ fn requests_come_back_the_same() {
         fixed: 7,
         index: 8,
         data: 9,
+        wipe_left: 10,
     });
     let suspects = vec![(OsdId(1), BOOT), (OsdId(2), BootId(1))];
     let mut requests = vec![
@@ -248,6 +270,11 @@ fn requests_come_back_the_same() {
         R::BinRestore { volume: VolumeId(7), name: None },
         R::BinRestore { volume: VolumeId(u64::MAX), name: Some(name("w")) },
         R::BinPurge { volume: VolumeId(7) },
+        R::VolumeWipe { name: name("v"), with_snapshots: true, at: u64::MAX },
+        R::BinWipe { volume: VolumeId(7), at: 1 },
+        R::WipeList,
+        R::WipeDone { osd, wipes: vec![WipeId(1), WipeId(u64::MAX)], report: wipe_report() },
+        R::WipeForget { wipe: WipeId(1), give_up: true },
         R::AttachmentList { gateway: None },
         R::AttachmentList { gateway: Some(String::new()) },
         R::RegisterGateway { gateway: gateway(), boot: BOOT, nbd_address: "a".into(), nbd_socket: "s".into() },
@@ -373,6 +400,8 @@ fn answers_come_back_the_same() {
         Ok(R::SnapshotGroups(vec![group(SnapshotState::Available), group(SnapshotState::Creating)])),
         Ok(R::Bin(vec![])),
         Ok(R::Bin(vec![binned()])),
+        Ok(R::Wipes(vec![])),
+        Ok(R::Wipes([WipeState::Kept, WipeState::Deleting, WipeState::Wiping, WipeState::Done].map(wipe).to_vec())),
         Ok(R::Attachment(attachment())),
         Ok(R::Attachments(vec![attachment(), attachment()])),
         Ok(R::Volumes(vec![of_deleted, no_clone])),

@@ -107,9 +107,12 @@ impl MetadataNode {
         }
     }
 
-    /// When something was put into the bin is said by the clock that says when its time is over.
+    /// When something was deleted is said by the clock that says when its time in the bin is over.
     fn stamped(&self, mut request: ControlRequest) -> ControlRequest {
-        if let (ControlRequest::VolumeToBin { at, .. }, Some(unix)) = (&mut request, self.wall.unix) {
+        use ControlRequest as R;
+        if let (R::VolumeToBin { at, .. } | R::VolumeWipe { at, .. } | R::BinWipe { at, .. }, Some(unix)) =
+            (&mut request, self.wall.unix)
+        {
             *at = unix;
         }
         request

@@ -158,7 +158,7 @@ impl ClusterState {
         self.bin.volumes.keys().filter(is_due).copied().take(most).collect()
     }
 
-    fn binned(&self, id: VolumeId) -> Result<&VolumeRecord, ControlError> {
+    pub(super) fn binned(&self, id: VolumeId) -> Result<&VolumeRecord, ControlError> {
         let found = self.volumes.get(&id).filter(|volume| self.bin_record(volume.id).is_some());
         found.ok_or_else(|| not_found("volume in the bin", id))
     }

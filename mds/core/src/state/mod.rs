@@ -5,7 +5,7 @@
 //! Every node applies the same commands in the same order and must reach the same state: no clock, no randomness, no
 //! unordered maps. PG rules: pg.rs. Placement: placement.rs. Volumes and fencing: volume.rs, attachment.rs, barrier.rs.
 //! Layers, snapshots and clones: layer.rs, snapshot.rs, group.rs, merge.rs, clone.rs. Scrubs: scrub.rs. Space: reserve.rs. Jobs: job.rs.
-//! The bin: bin.rs.
+//! The bin: bin.rs. Wipes: wipe.rs.
 
 mod attachment;
 mod barrier;
@@ -26,6 +26,7 @@ mod reserve;
 mod scrub;
 mod snapshot;
 mod volume;
+mod wipe;
 
 #[cfg(test)]
 mod tests;
@@ -52,6 +53,7 @@ use osd::OsdRecord;
 use reserve::Reserves;
 use scrub::Scrubs;
 use volume::VolumeRecord;
+use wipe::Wipes;
 
 /// A value and the revision that last changed it, so that a view can be told as a difference.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -102,6 +104,7 @@ pub struct ClusterState {
     groups: Groups,
     jobs: Jobs,
     bin: Bin,
+    wipes: Wipes,
 }
 
 /// What a handler gives back.
@@ -130,6 +133,7 @@ impl ClusterState {
             groups: Groups::default(),
             jobs: Jobs::default(),
             bin: Bin::default(),
+            wipes: Wipes::default(),
         }
     }
 
@@ -170,6 +174,10 @@ impl ClusterState {
             }
             R::BinRestore { volume, name } => self.bin_restore(volume, name),
             R::BinPurge { volume } => self.bin_purge(volume),
+            R::VolumeWipe { name, with_snapshots, at } => self.volume_wipe(&name, with_snapshots, at),
+            R::BinWipe { volume, at } => self.bin_wipe(volume, at),
+            R::WipeDone { osd, wipes, report } => self.wipe_done(osd, &wipes, report),
+            R::WipeForget { wipe, give_up } => self.wipe_forget(wipe, give_up),
             R::MergeDone { merge, pgs } => self.merge_done(merge, &pgs),
             R::VolumeFlatten { name, rate } => self.volume_flatten(&name, rate),
             R::JobSet { job, rate, paused } => self.job_set(job, rate, paused),
@@ -204,6 +212,7 @@ impl ClusterState {
             | R::SnapshotGroupList
             | R::SnapshotGroupShow { .. }
             | R::BinList
+            | R::WipeList
             | R::SessionGrant { .. }
             | R::JobList
             | R::JobGrant { .. }
@@ -231,6 +240,7 @@ impl ClusterState {
             R::SnapshotGroupList => self.snapshot_group_list(),
             R::SnapshotGroupShow { name } => self.snapshot_group_show(name),
             R::BinList => self.bin_list(),
+            R::WipeList => self.wipe_list(),
             R::AttachmentList { gateway } => Ok(ControlReply::Attachments(self.attachment_list(gateway.as_deref()))),
             R::ViewSince { revision } => Ok(ControlReply::View(Box::new(self.view_since(*revision)))),
             R::SessionGrant { name, session } => self.session_grant(name, *session),
@@ -256,6 +266,7 @@ impl ClusterState {
             merges: self.merges.pending.values().cloned().collect(),
             scrubs: self.scrubs.since(revision),
             reservations: self.reservations_since(revision),
+            wipes: self.wipes.wished(),
         }
     }
 
@@ -268,7 +279,7 @@ impl ClusterState {
         self.applied
     }
 
-    /// The revision of the view: rises when an OSD, a pool, a PG, a barrier, a merge or a scrub changes.
+    /// The revision of the view: rises when an OSD, a pool, a PG, a barrier, a merge, a scrub or a wipe changes.
     pub fn view_revision(&self) -> Revision {
         self.view_revision
     }

@@ -161,6 +161,7 @@ impl ClusterState {
             self.volume_names.remove(&record.name);
         }
         self.leave_bin(volume);
+        self.begin_wipe(volume);
         if let Some(origin) = record.origin {
             self.clone_gone(volume, origin);
         }
@@ -173,15 +174,20 @@ impl ClusterState {
         if volume.floor.closed {
             return self.unchanged();
         }
+        self.check_delete(volume, with_snapshots)?;
+        self.end(volume.id);
+        self.done()
+    }
+
+    pub(super) fn check_delete(&self, volume: &VolumeRecord, with_snapshots: bool) -> Result<(), ControlError> {
         self.check_free(volume)?;
-        let snapshots = volume.snapshots.len();
+        let (name, snapshots) = (&volume.name, volume.snapshots.len());
         if snapshots > 0 && !with_snapshots {
             let plural = if snapshots == 1 { "" } else { "s" };
             let way = "`volume delete --snapshots` deletes them with it";
             return Err(invalid(format!("volume {name} has {snapshots} snapshot{plural}; {way}")));
         }
-        self.end(volume.id);
-        self.done()
+        Ok(())
     }
 
     /// Neither it nor one of its snapshots is attached.

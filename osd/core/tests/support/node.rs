@@ -6,9 +6,11 @@ use ashlar_osd_core::{Action, ConnId, Event, Honest, Osd, OsdConfig};
 use ashlar_sim_disk::SimDisk;
 use ashlar_types::control::ControlRequest;
 use ashlar_types::view::{Barrier, ClusterView, Floor, Merge, OsdInfo, PgConfig, Reservations};
+use ashlar_types::wipe::Wipe;
 use ashlar_types::{
     AttachmentId, BLOCK_BYTES, BootId, CHUNK_BYTES, ChunkId, ChunkIndex, ClusterId, Crc, Duration, Epoch, Generation,
     IdSet, LayerId, OpId, OpNumber, OsdId, PgId, PoolId, Revision, SessionId, StackRevision, Tick, Version, VolumeId,
+    WipeId,
 };
 use ashlar_wire::{
     ClientHello, CreditGrant, Decided, FloorRaised, Hello, HelloReply, HelloStatus, IoKind, IoRequest, IoStatus,
@@ -232,6 +234,35 @@ impl Node {
         self.view.revision = Revision(self.view.revision.0 + 1);
         self.step(Event::View(self.view.clone()));
         self.settle();
+    }
+
+    /// The volume is gone: closed, and its layer dropped.
+    pub fn delete_volume(&mut self) {
+        let floor = Floor { closed: true, stack_revision: StackRevision(1), ..Floor::default() };
+        let gone = IdSet::range(VolumeId(1), VolumeId(1));
+        let retire = IdSet::range(LayerId(1), LayerId(1));
+        self.view.barriers = vec![Barrier { id: 9, volume: VolumeId(1), floor, gone, retire, pgs: vec![PG] }];
+        self.show_view();
+        self.pass(100);
+        self.view.barriers.clear();
+        self.show_view();
+    }
+
+    /// The view wants these OSDs to wipe what was free when the volume was gone.
+    pub fn want_wipe(&mut self, id: u64, osds: &[u32]) {
+        let osds = osds.iter().map(|osd| OsdId(*osd)).collect();
+        self.view.wipes.push(Wipe { id: WipeId(id), volume: VolumeId(1), pool: PG.pool, osds });
+        self.show_view();
+    }
+
+    pub fn forget_wipes(&mut self) {
+        self.view.wipes.clear();
+        self.show_view();
+    }
+
+    fn show_view(&mut self) {
+        self.view.revision = Revision(self.view.revision.0 + 1);
+        self.step(Event::View(self.view.clone()));
     }
 
     pub fn has_merged(&self, id: u64) -> bool {

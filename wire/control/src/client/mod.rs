@@ -145,6 +145,8 @@ fn is_repeatable(request: &ControlRequest) -> bool {
         | R::SnapshotGroupList
         | R::SnapshotGroupShow { .. }
         | R::BinList
+        | R::WipeList
+        | R::WipeDone { .. }
         | R::AttachmentList { .. }
         | R::ViewSince { .. }
         | R::ServiceStatus
@@ -184,6 +186,9 @@ fn is_repeatable(request: &ControlRequest) -> bool {
         | R::VolumeToBin { .. }
         | R::BinRestore { .. }
         | R::BinPurge { .. }
+        | R::VolumeWipe { .. }
+        | R::BinWipe { .. }
+        | R::WipeForget { .. }
         | R::VolumeRevert { .. }
         | R::VolumeClone { .. }
         | R::Attach { .. }

@@ -10,6 +10,7 @@ mod scrub;
 mod snapshot;
 mod space;
 mod view;
+mod wipe;
 
 use ashlar_types::{ClusterId, DiskName, Name, PgId, PoolId};
 

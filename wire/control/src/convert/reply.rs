@@ -60,6 +60,7 @@ impl From<ControlReply> for proto::ControlReply {
             R::SnapshotGroups(groups) => {
                 Kind::SnapshotGroups(proto::SnapshotGroups { groups: groups.into_iter().map(Into::into).collect() })
             }
+            R::Wipes(wipes) => Kind::Wipes(proto::Wipes { wipes: wipes.into_iter().map(Into::into).collect() }),
             R::Bin(volumes) => Kind::Bin(proto::Bin { volumes: volumes.into_iter().map(Into::into).collect() }),
             R::Attachment(attachment) => Kind::Attachment(attachment.into()),
             R::Attachments(attachments) => {
@@ -100,6 +101,7 @@ impl TryFrom<proto::ControlReply> for ControlReply {
             Kind::JobTaken(taken) => R::JobTaken(taken_from_proto(taken)),
             Kind::JobWork(work) => R::JobWork(Box::new(work.try_into()?)),
             Kind::SnapshotGroups(groups) => R::SnapshotGroups(each(groups.groups)?),
+            Kind::Wipes(wipes) => R::Wipes(each(wipes.wipes)?),
             Kind::Bin(bin) => R::Bin(each(bin.volumes)?),
             Kind::Attachment(attachment) => R::Attachment(attachment.try_into()?),
             Kind::Attachments(attachments) => R::Attachments(each(attachments.attachments)?),

@@ -6,7 +6,7 @@ use super::{ProtoError, byte, disk_name, name, names, pg_from_proto, pg_required
 use crate::proto;
 use crate::proto::control_request::Request as Kind;
 use ashlar_types::control::{AttachMode, ControlRequest, OsdHeartbeat, OsdUsage, OverCommit, PgChange};
-use ashlar_types::{BootId, Epoch, JobId, LayerId, OsdId, Revision, SessionId, VolumeId};
+use ashlar_types::{BootId, Epoch, JobId, LayerId, OsdId, Revision, SessionId, VolumeId, WipeId};
 
 impl From<ControlRequest> for proto::ControlRequest {
     fn from(request: ControlRequest) -> Self {
@@ -100,6 +100,16 @@ impl From<ControlRequest> for proto::ControlRequest {
                 Kind::BinRestore(proto::BinRestore { volume: volume.0, name: name.map(Into::into) })
             }
             R::BinPurge { volume } => Kind::BinPurge(proto::BinPurge { volume: volume.0 }),
+            R::VolumeWipe { name, with_snapshots, at } => {
+                Kind::VolumeWipe(proto::VolumeWipe { name: name.into(), with_snapshots, at })
+            }
+            R::BinWipe { volume, at } => Kind::BinWipe(proto::BinWipe { volume: volume.0, at }),
+            R::WipeList => Kind::WipeList(proto::WipeList {}),
+            R::WipeDone { osd, wipes, report } => {
+                let wipes = wipes.into_iter().map(|wipe| wipe.0).collect();
+                Kind::WipeDone(proto::WipeDone { osd: osd.0, wipes, report: Some(report.into()) })
+            }
+            R::WipeForget { wipe, give_up } => Kind::WipeForget(proto::WipeForget { wipe: wipe.0, give_up }),
             R::AttachmentList { gateway } => Kind::AttachmentList(proto::AttachmentList { gateway }),
             R::RegisterGateway { gateway, boot, nbd_address, nbd_socket } => {
                 Kind::RegisterGateway(proto::RegisterGateway { gateway, boot: boot.0, nbd_address, nbd_socket })
@@ -264,6 +274,17 @@ impl TryFrom<proto::ControlRequest> for ControlRequest {
                 name: r.name.map(|n| name("BinRestore.name", &n)).transpose()?,
             },
             Kind::BinPurge(r) => R::BinPurge { volume: VolumeId(r.volume) },
+            Kind::VolumeWipe(r) => {
+                R::VolumeWipe { name: name("VolumeWipe.name", &r.name)?, with_snapshots: r.with_snapshots, at: r.at }
+            }
+            Kind::BinWipe(r) => R::BinWipe { volume: VolumeId(r.volume), at: r.at },
+            Kind::WipeList(_) => R::WipeList,
+            Kind::WipeDone(r) => R::WipeDone {
+                osd: OsdId(r.osd),
+                wipes: r.wipes.into_iter().map(WipeId).collect(),
+                report: super::wipe::report(r.report)?,
+            },
+            Kind::WipeForget(r) => R::WipeForget { wipe: WipeId(r.wipe), give_up: r.give_up },
             Kind::AttachmentList(r) => R::AttachmentList { gateway: r.gateway },
             Kind::RegisterGateway(r) => R::RegisterGateway {
                 gateway: r.gateway,
@@ -385,14 +406,26 @@ impl From<proto::OsdHeartbeat> for OsdHeartbeat {
 
 impl From<OsdUsage> for proto::OsdUsage {
     fn from(usage: OsdUsage) -> Self {
-        let OsdUsage { total, used, repaired_blocks, lost_blocks, free, unfilled, fixed, index, data } = usage;
-        proto::OsdUsage { total, used, repaired_blocks, lost_blocks, free, unfilled, fixed, index, data }
+        let OsdUsage { total, used, repaired_blocks, lost_blocks, free, unfilled, fixed, index, data, wipe_left } =
+            usage;
+        proto::OsdUsage { total, used, repaired_blocks, lost_blocks, free, unfilled, fixed, index, data, wipe_left }
     }
 }
 
 impl From<proto::OsdUsage> for OsdUsage {
     fn from(usage: proto::OsdUsage) -> Self {
-        let proto::OsdUsage { total, used, repaired_blocks, lost_blocks, free, unfilled, fixed, index, data } = usage;
-        OsdUsage { total, used, repaired_blocks, lost_blocks, free, unfilled, fixed, index, data }
+        let proto::OsdUsage {
+            total,
+            used,
+            repaired_blocks,
+            lost_blocks,
+            free,
+            unfilled,
+            fixed,
+            index,
+            data,
+            wipe_left,
+        } = usage;
+        OsdUsage { total, used, repaired_blocks, lost_blocks, free, unfilled, fixed, index, data, wipe_left }
     }
 }

@@ -21,6 +21,7 @@ impl From<ClusterView> for proto::ClusterView {
             scrubs: v.scrubs.into_iter().map(scrub_to_proto).collect(),
             merges: v.merges.into_iter().map(Into::into).collect(),
             reservations: v.reservations.map(Into::into),
+            wipes: v.wipes.into_iter().map(Into::into).collect(),
         }
     }
 }
@@ -38,6 +39,7 @@ impl TryFrom<proto::ClusterView> for ClusterView {
             merges: v.merges.into_iter().map(Into::into).collect(),
             scrubs: v.scrubs.into_iter().map(scrub_from_proto).collect::<Result<_, _>>()?,
             reservations: v.reservations.map(TryInto::try_into).transpose()?,
+            wipes: v.wipes.into_iter().map(Into::into).collect(),
         })
     }
 }

@@ -10,6 +10,7 @@ use crate::state::osd::OsdRecord;
 use crate::state::reserve::Reserves;
 use crate::state::scrub::Scrubs;
 use crate::state::volume::VolumeRecord;
+use crate::state::wipe::Wipes;
 use crate::state::{ClusterState, NextIds, PoolRecord, Revised};
 use ashlar_types::view::{Barrier, Floor, PgConfig};
 use ashlar_types::{
@@ -103,6 +104,7 @@ pub(super) fn upgrade(old: StateV1) -> Option<ClusterState> {
         groups: Groups::default(),
         jobs: Jobs::default(),
         bin: Bin::default(),
+        wipes: Wipes::default(),
     })
 }
 

@@ -11,6 +11,7 @@ use crate::state::reserve::Reserves;
 use crate::state::scrub::Scrubs;
 use crate::state::snapshot::SnapshotRecord;
 use crate::state::volume::VolumeRecord;
+use crate::state::wipe::Wipes;
 use crate::state::{ClusterState, NextIds, PoolRecord, Revised};
 use ashlar_types::view::{Barrier, Floor, PgConfig};
 use ashlar_types::{AttachmentId, ClusterId, LayerId, Name, OsdId, PgId, PoolId, Revision, StackRevision, VolumeId};
@@ -72,6 +73,7 @@ impl From<StateV2> for ClusterState {
             groups: Groups::default(),
             jobs: Jobs::default(),
             bin: Bin::default(),
+            wipes: Wipes::default(),
         }
     }
 }

@@ -10,6 +10,7 @@ use crate::state::osd::OsdRecord;
 use crate::state::reserve::Reserves;
 use crate::state::scrub::Scrubs;
 use crate::state::volume::VolumeRecord;
+use crate::state::wipe::Wipes;
 use crate::state::{ClusterState, NextIds, PoolRecord, Revised};
 use ashlar_types::view::{Barrier, PgConfig};
 use ashlar_types::{ClusterId, LayerId, Name, OsdId, PgId, PoolId, Revision, VolumeId};
@@ -55,6 +56,7 @@ impl From<StateV3> for ClusterState {
             groups: Groups::default(),
             jobs: Jobs::default(),
             bin: Bin::default(),
+            wipes: Wipes::default(),
         }
     }
 }

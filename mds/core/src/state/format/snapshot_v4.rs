@@ -10,6 +10,7 @@ use crate::state::osd::OsdRecord;
 use crate::state::reserve::Reserves;
 use crate::state::scrub::Scrubs;
 use crate::state::volume::VolumeRecord;
+use crate::state::wipe::Wipes;
 use crate::state::{ClusterState, NextIds, PoolRecord, Revised};
 use ashlar_types::view::{Barrier, PgConfig};
 use ashlar_types::{ClusterId, LayerId, Name, OsdId, PgId, PoolId, Revision, VolumeId};
@@ -57,6 +58,7 @@ impl From<StateV4> for ClusterState {
             groups: old.groups,
             jobs: Jobs::default(),
             bin: Bin::default(),
+            wipes: Wipes::default(),
         }
     }
 }
