@@ -237,7 +237,7 @@ fn family<'a>(stacks: impl Iterator<Item = &'a Vec<LayerId>>) -> (Parents, Child
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ashlar_types::control::{BaseLayer, OriginInfo, Provision, SnapshotState, VolumeState};
+    use ashlar_types::control::{BaseLayer, DiskMode, OriginInfo, Provision, SnapshotState, VolumeState};
     use ashlar_types::view::{Merge, PoolInfo};
     use ashlar_types::{PgId, PoolId, SnapshotId, StackRevision};
 
@@ -260,6 +260,7 @@ mod tests {
             origin: None,
             provision: Provision::Thin,
             is_reserving: false,
+            disk_mode: DiskMode::Dependent,
             clones: 0,
         }
     }

@@ -1,18 +1,18 @@
 //! Random commands, sensible and senseless: no panic, every invariant after each, and one property on top of them all:
 //! whoever is given an exclusive volume, every PG refuses everybody who had it before; and what anybody is given to read is kept by
-//! every PG, in a stack that none refuses. Who is given a volume that was frozen with others: all PGs refuse the old stacks of all of them. So is all that a clone stands on, however many deletions later; and when everybody is deleted,
+//! every PG, in a stack that none refuses. What one attachment of a non-persistent volume could write no other is given. Who is given a volume that was frozen with others: all PGs refuse the old stacks of all of them. So is all that a clone stands on, however many deletions later; and when everybody is deleted,
 //! nothing is kept.
 
 use ashlar_mds_core::state::{ClusterState, Command, Verdict};
 use ashlar_types::control::{
-    AttachGrant, AttachMode, ControlError, ControlReply, ControlRequest, OverCommit, PgChange, Provision,
+    AttachGrant, AttachMode, ControlError, ControlReply, ControlRequest, DiskMode, OverCommit, PgChange, Provision,
     SnapshotGroupInfo, VolumeInfo,
 };
 use ashlar_types::scrub::{ScrubReport, ScrubTarget};
 use ashlar_types::view::{ClusterView, Floor};
 use ashlar_types::{
-    BootId, ClusterId, DiskName, Epoch, IdSet, JobId, LayerId, Name, OsdId, PgId, PoolId, Revision, SessionId,
-    SnapshotId, StackRevision, VolumeId,
+    AttachmentId, BootId, ClusterId, DiskName, Epoch, IdSet, JobId, LayerId, Name, OsdId, PgId, PoolId, Revision,
+    SessionId, SnapshotId, StackRevision, VolumeId,
 };
 use proptest::prelude::*;
 use std::collections::BTreeMap;
@@ -59,6 +59,11 @@ impl Digits {
         [Provision::Thin, Provision::Lazy, Provision::Eager][self.next(3) as usize]
     }
 
+    fn mode(&mut self) -> DiskMode {
+        [DiskMode::Dependent, DiskMode::IndependentPersistent, DiskMode::IndependentNonpersistent]
+            [self.next(3).max(self.next(2)) as usize]
+    }
+
     /// Seldom one, since the disks are small.
     fn over_commit(&mut self) -> Option<OverCommit> {
         (self.next(8) == 0).then_some(OverCommit(1_000_000))
@@ -93,7 +98,7 @@ fn target(d: &mut Digits) -> ScrubTarget {
 fn command(number: u64, view: &ClusterView) -> Command {
     use ControlRequest as R;
     let mut d = Digits(number);
-    let request = match d.next(66) {
+    let request = match d.next(69) {
         60..62 => {
             let retention = (d.next(2) == 0).then(|| d.next(3));
             R::VolumeToBin { name: d.name(), with_snapshots: d.next(2) == 0, retention, at: d.next(5) }
@@ -103,6 +108,10 @@ fn command(number: u64, view: &ClusterView) -> Command {
         64 => {
             let volumes = (0..d.next(3)).map(|_| d.volume()).collect();
             return Command::BinExpire { volumes, now: d.next(8) };
+        }
+        66..69 => {
+            let names = (0..1 + d.next(2)).map(|_| d.name()).collect();
+            R::VolumeSetMode { names, mode: d.mode() }
         }
         65 => R::PoolKeepDeleted { name: d.name(), retention: d.next(3) },
         51 => R::VolumeFlatten { name: d.name(), rate: (d.next(2) == 0).then_some(1 << 20) },
@@ -247,6 +256,8 @@ struct World {
     work: Vec<AttachGrant>,
     /// Of each group that was ever taken: the snapshots, and the first stacks in which they are frozen.
     cuts: Vec<Vec<(VolumeId, SnapshotId, StackRevision)>>,
+    /// The layers into which attachments of non-persistent volumes could write.
+    fresh: BTreeMap<LayerId, AttachmentId>,
 }
 
 impl World {
@@ -282,6 +293,21 @@ impl World {
                 let passed = floor.is_some_and(|floor| floor.stack_revision >= *revision);
                 assert!(passed, "U2: {pg} takes what is written to {volume} by its old stack beside {grant:?}");
             }
+        }
+    }
+
+    /// A non-persistent volume's attachment has one layer of its own as long as it lasts, and what an earlier one had is in no stack any more.
+    fn assert_fresh(&mut self, grant: &AttachGrant, mode: DiskMode) {
+        let of_others =
+            grant.layers.iter().filter(|layer| self.fresh.get(layer).is_some_and(|a| *a != grant.attachment));
+        assert!(of_others.count() == 0, "{grant:?} is of layers that went with their attachments");
+        if mode == DiskMode::IndependentNonpersistent {
+            let own = self.fresh.iter().find(|(_, attachment)| **attachment == grant.attachment);
+            assert!(
+                own.is_none_or(|(layer, _)| *layer == grant.layers[0]),
+                "{grant:?} is what the attachment had before"
+            );
+            self.fresh.insert(grant.layers[0], grant.attachment);
         }
     }
 
@@ -403,6 +429,13 @@ fn delete_everything(state: &mut ClusterState) {
     panic!("barriers come without end");
 }
 
+fn mode_of(state: &ClusterState, name: &Name) -> DiskMode {
+    match ask(state, ControlRequest::VolumeShow { name: name.clone() }) {
+        ControlReply::Volume(info) => info.disk_mode,
+        other => panic!("{other:?}"),
+    }
+}
+
 fn is_shared(state: &ClusterState, name: &Name) -> bool {
     match state.query(&ControlRequest::VolumeShow { name: name.clone() }) {
         Some(Ok(ControlReply::Volume(info))) => {
@@ -444,6 +477,7 @@ proptest! {
             }
             if let Ok(ControlReply::Opened(grant)) = result {
                 if grant.name.snapshot.is_none() {
+                    world.assert_fresh(&grant, mode_of(&state, &grant.name.volume));
                     world.assert_cut(&grant, &state, &watcher);
                 }
                 let shared = grant.name.snapshot.is_some() || is_shared(&state, &grant.name.volume);

@@ -9,6 +9,7 @@ mod snapshot_v1;
 mod snapshot_v2;
 mod snapshot_v3;
 mod snapshot_v4;
+mod snapshot_v5;
 
 use super::{ClusterState, Command};
 use serde::Serialize;
@@ -17,12 +18,12 @@ use serde::de::DeserializeOwned;
 const COMMAND_MAGIC: [u8; 2] = *b"AC";
 /// 2: scrubs. Requests were added behind those of version 1, whose bytes mean the same. 3: snapshots, and names of disks.
 /// 4: clones, and snapshots that are deleted. 5: snapshot groups, reservations, and limits of pools. 6: jobs and the bin, behind what there was, whose
-/// bytes mean the same.
-const COMMAND_VERSION: u16 = 6;
+/// bytes mean the same. 7: disk modes, behind that.
+const COMMAND_VERSION: u16 = 7;
 const SNAPSHOT_MAGIC: [u8; 2] = *b"AS";
 /// 2: layers are a tree, and snapshots. 3: clones, deleted volumes that are kept for them, and merges. 4: snapshot groups,
-/// reservations, and limits of pools. 5: jobs, and the bin.
-const SNAPSHOT_VERSION: u16 = 5;
+/// reservations, and limits of pools. 5: jobs, and the bin. 6: disk modes.
+const SNAPSHOT_VERSION: u16 = 6;
 /// magic (2), version (2, LE), CRC32C of the payload (4, LE).
 const ENVELOPE_BYTES: usize = 8;
 
@@ -71,6 +72,7 @@ impl ClusterState {
             (2, payload) => Ok(contents::<snapshot_v2::StateV2>(what, payload)?.into()),
             (3, payload) => Ok(contents::<snapshot_v3::StateV3>(what, payload)?.into()),
             (4, payload) => Ok(contents::<snapshot_v4::StateV4>(what, payload)?.into()),
+            (5, payload) => Ok(contents::<snapshot_v5::StateV5>(what, payload)?.into()),
             (_, payload) => contents(what, payload),
         }
     }

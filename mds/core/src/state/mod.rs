@@ -5,7 +5,7 @@
 //! Every node applies the same commands in the same order and must reach the same state: no clock, no randomness, no
 //! unordered maps. PG rules: pg.rs. Placement: placement.rs. Volumes and fencing: volume.rs, attachment.rs, barrier.rs.
 //! Layers, snapshots and clones: layer.rs, snapshot.rs, group.rs, merge.rs, clone.rs. Scrubs: scrub.rs. Space: reserve.rs. Jobs: job.rs.
-//! The bin: bin.rs.
+//! The bin: bin.rs. Disk modes: mode.rs.
 
 mod attachment;
 mod barrier;
@@ -18,6 +18,7 @@ mod invariants;
 mod job;
 mod layer;
 mod merge;
+mod mode;
 mod osd;
 mod pg;
 mod placement;
@@ -48,6 +49,7 @@ use group::Groups;
 use job::Jobs;
 use layer::LayerRecord;
 use merge::Merges;
+use mode::Modes;
 use osd::OsdRecord;
 use reserve::Reserves;
 use scrub::Scrubs;
@@ -102,6 +104,7 @@ pub struct ClusterState {
     groups: Groups,
     jobs: Jobs,
     bin: Bin,
+    modes: Modes,
 }
 
 /// What a handler gives back.
@@ -130,6 +133,7 @@ impl ClusterState {
             groups: Groups::default(),
             jobs: Jobs::default(),
             bin: Bin::default(),
+            modes: Modes::default(),
         }
     }
 
@@ -170,6 +174,7 @@ impl ClusterState {
             }
             R::BinRestore { volume, name } => self.bin_restore(volume, name),
             R::BinPurge { volume } => self.bin_purge(volume),
+            R::VolumeSetMode { names, mode } => self.volume_set_mode(&names, mode),
             R::MergeDone { merge, pgs } => self.merge_done(merge, &pgs),
             R::VolumeFlatten { name, rate } => self.volume_flatten(&name, rate),
             R::JobSet { job, rate, paused } => self.job_set(job, rate, paused),

@@ -1,7 +1,9 @@
 //! Tests of the state machine, by rule. Random sequences: tests/model_state.rs.
 
 use super::*;
-use ashlar_types::control::{AttachGrant, AttachMode, OverCommit, PgChange, Provision, VolumeInfo, VolumeState};
+use ashlar_types::control::{
+    AttachGrant, AttachMode, DiskMode, OverCommit, PgChange, Provision, VolumeInfo, VolumeState,
+};
 use ashlar_types::scrub::{PgScrub, ScrubReport, ScrubTarget, ScrubWish};
 use ashlar_types::{AttachmentId, BootId, DiskName, Epoch, Generation, JobId, LayerId, SessionId, StackRevision};
 
@@ -11,6 +13,7 @@ mod clones;
 mod groups;
 mod jobs;
 mod merges;
+mod modes;
 mod pgs;
 mod reserves;
 mod scrubs;
@@ -249,9 +252,9 @@ fn damaged_bytes_are_told_apart() {
 #[test]
 fn golden_bytes_of_log_entries() {
     let hex = |command: &Command| command.encode().iter().map(|b| format!("{b:02x}")).collect::<String>();
-    let golden = include_str!("../../golden/command-v6.hex");
-    let mut commands = golden_commands_until_version_5();
-    commands.extend(golden_commands_of_version_6());
+    let golden = include_str!("../../golden/command-v7.hex");
+    let mut commands = golden_commands_until_version_6();
+    commands.extend(golden_commands_of_version_7());
     let encoded: Vec<String> = commands.iter().map(hex).collect();
     assert!(golden.lines().eq(&encoded), "log entries are not the golden ones:\n{}", encoded.join("\n"));
     for command in commands {
@@ -267,7 +270,8 @@ fn log_entries_of_older_versions_are_read() {
     let version_3 = (include_str!("../../golden/command-v3.hex"), golden_commands_until_version_3());
     let version_4 = (include_str!("../../golden/command-v4.hex"), golden_commands_until_version_4());
     let version_5 = (include_str!("../../golden/command-v5.hex"), golden_commands_until_version_5());
-    for (golden, commands) in [version_1, version_2, version_3, version_4, version_5] {
+    let version_6 = (include_str!("../../golden/command-v6.hex"), golden_commands_until_version_6());
+    for (golden, commands) in [version_1, version_2, version_3, version_4, version_5, version_6] {
         assert_eq!(golden.lines().count(), commands.len());
         for (line, command) in golden.lines().zip(commands) {
             assert_eq!(Command::decode(&bytes_of(line)), Ok(command));
@@ -278,7 +282,20 @@ fn log_entries_of_older_versions_are_read() {
 /// Never edit: snapshots in the field hold these bytes. A change of the types is a new version in format.rs.
 #[test]
 fn golden_bytes_of_a_snapshot() {
-    let golden: String = include_str!("../../golden/snapshot-v5.hex").lines().collect();
+    let golden: String = include_str!("../../golden/snapshot-v6.hex").lines().collect();
+    let mut cluster = golden_cluster_of_version_5();
+    cluster.volume("a", 1 << 20).expect("made");
+    cluster.volume("b", 1 << 20).expect("made");
+    cluster.set_mode("a", DiskMode::IndependentPersistent).expect("nobody has it");
+    for volume in ["b", "x"] {
+        cluster.set_mode(volume, DiskMode::IndependentNonpersistent).expect("nobody has it");
+    }
+    let encoded: String = cluster.state.encode().iter().map(|b| format!("{b:02x}")).collect();
+    assert_eq!(encoded, golden, "snapshots are not the golden one");
+    assert_eq!(ClusterState::decode(&bytes_of(&golden)), Ok(cluster.state));
+}
+
+fn golden_cluster_of_version_5() -> Cluster {
     let mut cluster = golden_cluster_of_version_4();
     cluster.ask(ControlRequest::VolumeFlatten { name: name("x"), rate: Some(1 << 20) }).expect("a clone");
     cluster.ask(ControlRequest::VolumeSet { name: name("z"), provision: Provision::Eager }).expect("lazy");
@@ -292,9 +309,7 @@ fn golden_bytes_of_a_snapshot() {
     cluster.ask(ControlRequest::JobCancel { job: JobId(1) }).expect("is there");
     cluster.set_retention("p", 7 * 86_400).expect("set");
     cluster.put_in_bin("y", None).expect("nobody has it");
-    let encoded: String = cluster.state.encode().iter().map(|b| format!("{b:02x}")).collect();
-    assert_eq!(encoded, golden, "snapshots are not the golden one");
-    assert_eq!(ClusterState::decode(&bytes_of(&golden)), Ok(cluster.state));
+    cluster
 }
 
 fn golden_cluster_of_version_4() -> Cluster {
@@ -353,6 +368,8 @@ fn snapshots_of_older_versions_are_read() {
     assert_eq!(ClusterState::decode(&bytes_of(&golden)), Ok(golden_cluster_of_version_3().state));
     let golden: String = include_str!("../../golden/snapshot-v4.hex").lines().collect();
     assert_eq!(ClusterState::decode(&bytes_of(&golden)), Ok(golden_cluster_of_version_4().state));
+    let golden: String = include_str!("../../golden/snapshot-v5.hex").lines().collect();
+    assert_eq!(ClusterState::decode(&bytes_of(&golden)), Ok(golden_cluster_of_version_5().state));
 }
 
 fn bytes_of(hex: &str) -> Vec<u8> {
@@ -443,6 +460,16 @@ fn golden_commands_of_version_6() -> Vec<Command> {
     let takes = [None, Some(session)].map(|replaces| Command::JobTake { job, replaces, gateway: "gw".into(), boot });
     let expire = Command::BinExpire { volumes: vec![VolumeId(3), VolumeId(300)], now: 1_800_000_000 };
     requests.into_iter().map(Command::Request).chain(takes).chain([expire]).collect()
+}
+
+fn golden_commands_of_version_7() -> Vec<Command> {
+    let modes = [DiskMode::Dependent, DiskMode::IndependentPersistent, DiskMode::IndependentNonpersistent];
+    let set = |mode| ControlRequest::VolumeSetMode { names: vec![name("vm-1"), name("vm-2")], mode };
+    modes.map(|mode| Command::Request(set(mode))).to_vec()
+}
+
+fn golden_commands_until_version_6() -> Vec<Command> {
+    golden_commands_until_version_5().into_iter().chain(golden_commands_of_version_6()).collect()
 }
 
 fn golden_commands_until_version_5() -> Vec<Command> {
