@@ -4,6 +4,7 @@ mod bin;
 mod diff;
 mod group;
 mod job;
+mod mode;
 mod provision;
 mod transfer;
 mod wipe;
@@ -12,6 +13,7 @@ pub use bin::{BinCommand, DeleteArgs, PurgeArgs};
 pub use diff::{Compared, SnapshotDiffArgs, VolumeDiffArgs};
 pub use group::SnapshotGroupCommand;
 pub use job::{FlattenArgs, JobArgs, JobCommand};
+pub use mode::DiskModeArg;
 pub use provision::{OverCommitArg, ProvisionArg, ReserveArgs, VolumeSetArgs};
 pub use transfer::{ExportArgs, ImportArgs};
 pub use wipe::WipeCommand;
@@ -253,6 +255,9 @@ pub enum VolumeCommand {
         /// When it gets its space
         #[arg(long, value_name = "MODE", default_value = "thin")]
         provision: ProvisionArg,
+        /// What becomes of what is written to it, and whether snapshot groups take it along
+        #[arg(long, value_name = "MODE", default_value = "dependent")]
+        disk_mode: DiskModeArg,
         #[command(flatten)]
         reserve: ReserveArgs,
         #[command(flatten)]
@@ -274,7 +279,7 @@ pub enum VolumeCommand {
     },
     /// Delete a volume and its data; refused while it is attached or has snapshots. What its clones need is kept as long as they do
     Delete(DeleteArgs),
-    /// Change when a volume gets its space, also while it is in use, or its size
+    /// Change when a volume gets its space, also while it is in use, its size, or its disk mode
     Set(VolumeSetArgs),
     /// Give a clone what it reads from its origin, so that it needs that no more; also while it is in use
     Flatten(FlattenArgs),
@@ -329,6 +334,9 @@ pub struct CloneArgs {
     /// [default: that of the snapshot's volume]
     #[arg(long, value_parser = name)]
     pub pool: Option<Name>,
+    /// What becomes of what is written to each, and whether snapshot groups take it along
+    #[arg(long, value_name = "MODE", default_value = "dependent")]
+    pub disk_mode: DiskModeArg,
 }
 
 impl CloneArgs {

@@ -85,6 +85,8 @@ pub enum CliError {
         "{done}, but there was no room left to reserve for it: volume {name} is thin now; `volume set {name} --provision lazy` tries again"
     )]
     BecameThin { name: String, done: String },
+    #[error("{made}, but volume {name} is not {mode} yet; `volume set {name} --disk-mode {mode}` tries again")]
+    ModeNotSet { made: String, name: String, mode: &'static str, source: Box<CliError> },
     #[error("{job} does not exist: it is done or given up; `ashlar job list` lists those that are not")]
     NoJob { job: JobId },
     #[error("{wipe} is not known; `ashlar wipe list` lists those that are")]

@@ -210,7 +210,7 @@ pub enum ControlRequest {
         volume: Option<Name>,
     },
     /// Takes a snapshot of this name of each of the volumes, all at one moment: none holds a write without those that were answered before it
-    /// was sent, whichever of the volumes they went to. All of them or none. Answered by [`ControlReply::SnapshotGroup`], which says `Creating`
+    /// was sent, whichever of the volumes they went to. All of them or none, but for independent disks, which are left out. Answered by [`ControlReply::SnapshotGroup`], which says `Creating`
     /// until all are available; ask by `SnapshotGroupShow`.
     SnapshotGroupCreate {
         name: Name,
@@ -324,6 +324,35 @@ pub enum ControlRequest {
         wipe: WipeId,
         give_up: bool,
     },
+    /// Makes volumes disks of a mode: all of them or none. Refused while one is attached. Answered by [`ControlReply::Volumes`], in the order of the
+    /// names.
+    VolumeSetMode {
+        names: Vec<Name>,
+        mode: DiskMode,
+    },
+}
+
+/// What becomes of what is written to a volume, and whether it belongs to snapshots of several volumes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum DiskMode {
+    /// In snapshots of several volumes.
+    #[default]
+    Dependent,
+    /// Left out of snapshots of several volumes.
+    IndependentPersistent,
+    /// Left out as well; and what an attachment has written goes with it.
+    IndependentNonpersistent,
+}
+
+impl DiskMode {
+    /// As people write it.
+    pub fn word(self) -> &'static str {
+        match self {
+            DiskMode::Dependent => "dependent",
+            DiskMode::IndependentPersistent => "independent-persistent",
+            DiskMode::IndependentNonpersistent => "independent-nonpersistent",
+        }
+    }
 }
 
 /// When a volume gets its space.
@@ -465,7 +494,7 @@ pub struct SpaceReport {
 /// Bytes over all copies. The parts are disjoint: each block is of one layer, and each layer is in one part.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SpaceUse {
-    /// What was written since the newest snapshot: nobody else has it.
+    /// What was written since the newest snapshot, and what a non-persistent volume falls back to: nobody else has it.
     pub live: u64,
     /// Of layers that snapshots froze and that no clone needs.
     pub snapshots: u64,
@@ -565,6 +594,7 @@ pub struct VolumeInfo {
     pub provision: Provision,
     /// The OSDs are being told to keep its space free.
     pub is_reserving: bool,
+    pub disk_mode: DiskMode,
 }
 
 /// What a volume was cloned from.
@@ -614,6 +644,8 @@ pub struct SnapshotGroupInfo {
     pub snapshots: Vec<SnapshotInfo>,
     /// So many more are of volumes in the bin.
     pub in_bin: u64,
+    /// Volumes that were named and are independent disks; only in the answer to who has it taken.
+    pub left_out: Vec<Name>,
 }
 
 /// A volume that was deleted and can be brought back.

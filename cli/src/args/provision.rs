@@ -36,13 +36,16 @@ pub struct ReserveArgs {
 }
 
 #[derive(Debug, Args)]
-#[group(id = "change", required = true, multiple = true, args = ["provision", "size"])]
+#[group(id = "change", required = true, multiple = true, args = ["provision", "size", "disk_mode"])]
 pub struct VolumeSetArgs {
     #[arg(value_parser = super::name)]
     pub name: Name,
     /// When it gets its space
     #[arg(long, value_name = "MODE")]
     pub provision: Option<ProvisionArg>,
+    /// What becomes of what is written to it, and whether snapshot groups take it along. Refused while somebody has it
+    #[arg(long, value_name = "MODE")]
+    pub disk_mode: Option<super::DiskModeArg>,
     /// The new size, not the difference
     #[arg(long, value_parser = super::size, allow_hyphen_values = true)]
     pub size: Option<u64>,

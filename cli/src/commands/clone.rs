@@ -1,5 +1,6 @@
 //! `ashlar volume clone`: one, or many by a template.
 
+use super::mode;
 use super::volume::volume_json;
 use crate::args::CloneArgs;
 use crate::control::Control;
@@ -16,7 +17,7 @@ pub async fn run(control: &Control, args: CloneArgs) -> Result<Output, CliError>
     let mut clones = Vec::with_capacity(names.len());
     for batch in names.chunks(CLONES_PER_REQUEST) {
         match clone(control, &args, batch).await {
-            Ok(made) => clones.extend(made),
+            Ok(made) => clones.extend(mode::set_clones(control, made, args.disk_mode.into()).await?),
             Err(source) => return Err(stopped(&args, &names, clones.len(), source)),
         }
     }

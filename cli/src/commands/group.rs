@@ -7,7 +7,7 @@ use super::time::utc;
 use crate::args::SnapshotGroupCommand;
 use crate::control::Control;
 use crate::error::CliError;
-use crate::output::{Output, Table};
+use crate::output::{self, Output, Table};
 use ashlar_types::control::{ControlReply, ControlRequest, SnapshotGroupInfo, SnapshotState};
 use ashlar_types::{Name, format_bytes};
 use serde_json::{Value, json};
@@ -54,6 +54,10 @@ async fn create(control: &Control, name: Name, volumes: Vec<Name>, patience: Dur
     let deadline = Instant::now() + patience;
     let request = ControlRequest::SnapshotGroupCreate { name: name.clone(), volumes, taken_at: unix_now() };
     let mut group = ask(control, "snapshot group create", request).await?;
+    let left_out = std::mem::take(&mut group.left_out);
+    for volume in &left_out {
+        output::note(&format!("ashlar: volume {volume} is an independent disk, and left out"));
+    }
     while group.state == SnapshotState::Creating {
         if Instant::now() >= deadline {
             let pgs = pending(control, &group).await?;
@@ -64,7 +68,9 @@ async fn create(control: &Control, name: Name, volumes: Vec<Name>, patience: Dur
         group = ask(control, "snapshot group show", request).await?;
     }
     let names: Vec<String> = group.snapshots.iter().map(|snapshot| disk_name(snapshot).to_string()).collect();
-    Ok(Output::new(format!("snapshot group {name} created: {}", names.join(", ")), group_json(&group)))
+    let mut value = group_json(&group);
+    value["left_out"] = json!(left_out);
+    Ok(Output::new(format!("snapshot group {name} created: {}", names.join(", ")), value))
 }
 
 /// What the first of its volumes that waits is waiting for.

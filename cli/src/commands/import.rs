@@ -1,5 +1,7 @@
 //! `ashlar volume import`: makes a volume of a file.
 
+use super::mode;
+use super::volume::ask_volume;
 use crate::args::ImportArgs;
 use crate::control::Control;
 use crate::error::{CliError, reasons};
@@ -7,12 +9,16 @@ use crate::output::Output;
 use crate::transfer::{
     Content, CopyError, Disk, PIECE_BYTES, Piece, Progress, Source, SourceError, WINDOW, interrupts,
 };
-use ashlar_types::control::{AttachMode, ControlReply, ControlRequest, Provision};
+use ashlar_types::control::{AttachMode, ControlReply, ControlRequest, DiskMode, Provision};
 use ashlar_types::{BlockError, DiskName, Name, format_bytes};
 use serde_json::json;
+use std::time::Duration;
 use tokio::signal::unix::Signal;
 use tokio::sync::mpsc;
 use tokio::task::{JoinSet, spawn_blocking};
+
+/// As long as a takeover may take.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Whether trying again can't help: then nothing is left of the volume.
 fn is_final(error: &CopyError) -> bool {
@@ -20,7 +26,7 @@ fn is_final(error: &CopyError) -> bool {
 }
 
 pub async fn run(control: &Control, args: ImportArgs) -> Result<Output, CliError> {
-    let ImportArgs { file, name, size: wanted, pool, format, resume } = args;
+    let ImportArgs { file, name, size: wanted, pool, disk_mode, format, resume } = args;
     let failed = |error: &CopyError, what_now: String| {
         let (name, reason) = (name.clone(), reasons(error));
         CliError::Import { name, reason, what_now }
@@ -63,6 +69,11 @@ pub async fn run(control: &Control, args: ImportArgs) -> Result<Output, CliError
         }
     };
     detached?;
+    if let Some(mode) = disk_mode {
+        // Not before: what is written to a non-persistent one is dropped.
+        let volume = ask_volume(control, "volume show", ControlRequest::VolumeShow { name: name.clone() }).await?;
+        mode::set_new(control, volume, mode.into(), PATIENCE).await?;
+    }
     let seconds = progress.elapsed().as_secs_f64();
     let text = format!(
         "volume {name} imported from a {format} image: {}, {} written, in {seconds:.1} s",
@@ -86,6 +97,11 @@ async fn check_volume(control: &Control, name: &Name, size: u64, pool: Option<&N
     match control.ask(ControlRequest::VolumeShow { name: name.clone() }).await? {
         ControlReply::Volume(volume) if pool.is_some_and(|pool| *pool != volume.pool_name) => {
             Err(CliError::Conflict { what: format!("volume {name} is in pool {}", volume.pool_name) })
+        }
+        ControlReply::Volume(volume) if volume.disk_mode == DiskMode::IndependentNonpersistent => {
+            let (mode, way) =
+                (volume.disk_mode.word(), "`--disk-mode dependent` makes it one that keeps what is imported");
+            Err(CliError::Conflict { what: format!("volume {name} is {mode}; `volume set {name}` with {way}") })
         }
         ControlReply::Volume(volume) if volume.size == size => Ok(()),
         ControlReply::Volume(volume) => {

@@ -16,6 +16,7 @@ pub mod inspect;
 pub mod job;
 mod kept;
 mod merges;
+mod mode;
 pub mod osd;
 pub mod perf;
 pub mod pool;

@@ -2,13 +2,13 @@
 //! end and discards it, so that a volume that grows again reads as zeroes there.
 
 use super::volume::{ask_volume, if_reserved, provision_word, volume_json};
-use super::{job, reserve};
+use super::{job, mode, reserve};
 use crate::args::VolumeSetArgs;
 use crate::control::Control;
 use crate::error::CliError;
 use crate::output::Output;
 use crate::transfer::Disk;
-use ashlar_types::control::{AttachMode, ControlRequest, Provision, VolumeInfo};
+use ashlar_types::control::{AttachMode, ControlRequest, DiskMode, Provision, VolumeInfo};
 use ashlar_types::{BLOCK_BYTES, BlockError, DiskName, Name, format_bytes};
 use std::time::Duration;
 
@@ -16,10 +16,16 @@ use std::time::Duration;
 const STEP_BYTES: u64 = 1 << 30;
 
 pub async fn run(control: &Control, args: VolumeSetArgs) -> Result<Output, CliError> {
-    let VolumeSetArgs { name, provision, size, shrink, force, reserve, job: how } = args;
+    let VolumeSetArgs { name, provision, disk_mode, size, shrink, force, reserve, job: how } = args;
     job::check(provision.map(Into::into), how)?;
     let patience = Duration::from_secs(reserve.timeout);
     let mut volume = ask_volume(control, "volume show", ControlRequest::VolumeShow { name: name.clone() }).await?;
+    // Who becomes persistent may be shrunk and made eager then; who becomes non-persistent is what it shall be before.
+    let mode = disk_mode.map(DiskMode::from);
+    let is_last = mode == Some(DiskMode::IndependentNonpersistent);
+    if let Some(mode) = mode.filter(|_| !is_last) {
+        volume = mode::set(control, volume, mode, patience).await?;
+    }
     if let Some(size) = size {
         volume = match size < volume.size {
             true if shrink => self::shrink(control, &volume, size, force).await?,
@@ -49,12 +55,23 @@ pub async fn run(control: &Control, args: VolumeSetArgs) -> Result<Output, CliEr
         }
         volume = job::zeroed(control, volume, how).await?;
     }
+    if let Some(mode) = mode.filter(|_| is_last) {
+        volume = mode::set(control, volume, mode, patience).await?;
+    }
     let (size, how) = (format_bytes(volume.size), provision_word(volume.provision));
-    let text = format!("volume {} is {how} now and has {size}{}", volume.name, if_reserved(&volume));
+    let and = disk_mode.map_or(String::new(), |_| format!(" and {}", volume.disk_mode.word()));
+    let text = format!("volume {} is {how}{and} now and has {size}{}", volume.name, if_reserved(&volume));
     Ok(Output::new(text, volume_json(&volume)))
 }
 
 async fn shrink(control: &Control, volume: &VolumeInfo, size: u64, force: bool) -> Result<VolumeInfo, CliError> {
+    if volume.disk_mode == DiskMode::IndependentNonpersistent {
+        // The metadata service would say so when the end is discarded already.
+        let (name, why) = (&volume.name, "what it falls back to holds its end");
+        let way = "give it `--disk-mode dependent` in the same command";
+        let what = format!("volume {name} is {} and can't be shrunk: {why}; {way}", volume.disk_mode.word());
+        return Err(CliError::Conflict { what });
+    }
     let name = DiskName::from(volume.name.clone());
     let gateway = Disk::gateway_name("shrink", &name);
     let disk = Disk::attach(control, &name, gateway.clone(), AttachMode::Exclusive, false).await?;

@@ -7,7 +7,7 @@ use super::volume::{describe_origin, origin_json};
 use crate::control::Control;
 use crate::error::CliError;
 use crate::output::Output;
-use ashlar_types::control::{ControlReply, ControlRequest, SnapshotInfo, VolumeInfo};
+use ashlar_types::control::{ControlReply, ControlRequest, DiskMode, SnapshotInfo, VolumeInfo};
 use ashlar_types::view::ClusterView;
 use ashlar_types::{LayerId, Name, VolumeId, format_bytes};
 use serde_json::{Value, json};
@@ -80,6 +80,8 @@ struct Tree<'a> {
     origin: Value,
     deleted: bool,
     top: Option<LayerId>,
+    /// What a non-persistent volume falls back to.
+    base: Option<LayerId>,
     snapshots: BTreeMap<LayerId, &'a SnapshotInfo>,
     parents: BTreeMap<LayerId, Option<LayerId>>,
     children: BTreeMap<Option<LayerId>, BTreeSet<LayerId>>,
@@ -101,13 +103,19 @@ impl<'a> Tree<'a> {
         let (parents, children) =
             family(own.iter().map(|snapshot| &snapshot.layers).chain(nameless).chain([&volume.layers]));
         let of = volume.origin.as_deref().map_or_else(String::new, |o| format!("  clone of {}", describe_origin(o)));
+        let mode = match volume.disk_mode {
+            DiskMode::Dependent => String::new(),
+            mode => format!("  {}", mode.word()),
+        };
+        let is_nonpersistent = volume.disk_mode == DiskMode::IndependentNonpersistent;
         Tree {
             id: volume.id,
             name: &volume.name,
-            heading: format!("{}  {}{of}", volume.name, format_bytes(volume.size)),
+            heading: format!("{}  {}{of}{mode}", volume.name, format_bytes(volume.size)),
             origin: volume.origin.as_deref().map_or(Value::Null, origin_json),
             deleted: false,
             top: volume.layers.first().copied(),
+            base: volume.layers.get(1).copied().filter(|_| is_nonpersistent),
             snapshots: own.into_iter().filter_map(|snapshot| Some((*snapshot.layers.first()?, snapshot))).collect(),
             parents,
             children,
@@ -127,6 +135,7 @@ impl<'a> Tree<'a> {
             origin: kept.base.map_or(Value::Null, base),
             deleted: true,
             top: None,
+            base: None,
             snapshots: BTreeMap::new(),
             parents,
             children,
@@ -185,6 +194,9 @@ impl<'a> Tree<'a> {
         if self.top == Some(layer) {
             text.push_str("  (top)");
         }
+        if self.base == Some(layer) {
+            text.push_str("  (base)");
+        }
         if let Some(Merging { into, done, all, .. }) = self.merges.get(&layer) {
             let _ = write!(text, "  (being merged into {into}: {done} of {all} placement groups done)");
         }
@@ -199,6 +211,7 @@ impl<'a> Tree<'a> {
                 "parent": parent.map(|parent| parent.0),
                 "snapshot": self.snapshots.get(layer).map(|snapshot| &snapshot.name),
                 "top": self.top == Some(*layer),
+                "base": self.base == Some(*layer),
                 "clones": clones.map(|c| json!({ "name": c.name, "deleted": c.deleted })).collect::<Vec<_>>(),
                 "merging": self.merges.get(layer).map(merges::merge_json),
             })
@@ -260,6 +273,7 @@ mod tests {
             origin: None,
             provision: Provision::Thin,
             is_reserving: false,
+            disk_mode: DiskMode::Dependent,
             clones: 0,
         }
     }
@@ -286,7 +300,7 @@ mod tests {
         let drawn = "v  1GiB\n  layer.1  v@a\n  ├─ layer.2  v@b\n  │  layer.3  v@c\n  └─ layer.6  (top)\n";
         let tree = Tree::new(&volume, &facts);
         assert_eq!(tree.draw(), drawn);
-        let layer = json!({ "id": 2, "parent": 1, "snapshot": "b", "top": false, "clones": [], "merging": null });
+        let layer = json!({ "id": 2, "parent": 1, "snapshot": "b", "top": false, "base": false, "clones": [], "merging": null });
         assert_eq!(tree.json()["layers"][1], layer);
     }
 
@@ -335,6 +349,15 @@ mod tests {
         let facts = Facts { clones: Clones::new(&volumes, &kept.volumes), kept, ..Facts::default() };
         let drawn = "v  1GiB\n  layer.1\n  ├─ layer.2\n  │  └─ clone one\n  └─ layer.3  (top)\n";
         assert_eq!(Tree::new(&volumes[0], &facts).draw(), drawn);
+    }
+
+    #[test]
+    fn what_a_volume_falls_back_to_is_said() {
+        let volume = VolumeInfo { disk_mode: DiskMode::IndependentNonpersistent, ..volume(&[3, 2, 1]) };
+        let facts = Facts { snapshots: vec![snapshot("a", &[1])], ..Facts::default() };
+        let tree = Tree::new(&volume, &facts);
+        let drawn = "v  1GiB  independent-nonpersistent\n  layer.1  v@a\n  layer.2  (base)\n  layer.3  (top)\n";
+        assert_eq!((tree.draw().as_str(), &tree.json()["layers"][1]["base"]), (drawn, &json!(true)));
     }
 
     #[test]

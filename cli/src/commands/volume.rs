@@ -1,7 +1,9 @@
 //! `ashlar volume`, but for `attach` and `detach`.
 
 use super::merges::{self, Merging};
-use super::{attach, bin, clone, detach, diff, export, flatten, import, job, reserve, set, snapshot, space, tree};
+use super::{
+    attach, bin, clone, detach, diff, export, flatten, import, job, mode, reserve, set, snapshot, space, tree,
+};
 use crate::args::VolumeCommand;
 use crate::control::Control;
 use crate::error::CliError;
@@ -18,11 +20,14 @@ use std::time::Duration;
 
 pub async fn run(control: &Control, place: &Place, command: VolumeCommand, json: bool) -> Result<Output, CliError> {
     match command {
-        VolumeCommand::Create { name, size, pool, provision, reserve, job: how } => {
+        VolumeCommand::Create { name, size, pool, provision, disk_mode, reserve, job: how } => {
             job::check(Some(provision.into()), how)?;
+            mode::check(provision.into(), disk_mode.into())?;
+            let patience = Duration::from_secs(reserve.timeout);
             let request = ControlRequest::VolumeCreate { name, size, pool, provision: provision.into() };
             let volume = ask_volume(control, "volume create", request).await?;
-            let volume = reserve::wait(control, volume, Duration::from_secs(reserve.timeout)).await?;
+            let volume = reserve::wait(control, volume, patience).await?;
+            let volume = mode::set_new(control, volume, disk_mode.into(), patience).await?;
             let volume = job::zeroed(control, volume, how).await?;
             let (size, how) = (format_bytes(volume.size), if_reserved(&volume));
             let text = format!("volume {} created: {size} in pool {}{how}", volume.name, volume.pool_name);
@@ -124,6 +129,7 @@ fn describe(volume: &VolumeInfo, snapshots: &[SnapshotInfo], merges: &[Merging],
     let _ = writeln!(text, "state       {}", state_word(volume.state));
     let being = if volume.is_reserving { ", being reserved" } else { "" };
     let _ = writeln!(text, "provision   {}{being}", provision_word(volume.provision));
+    let _ = writeln!(text, "disk mode   {}", volume.disk_mode.word());
     text.push_str(&space::describe(used));
     let layers: Vec<String> = volume.layers.iter().map(ToString::to_string).collect();
     let _ = writeln!(text, "layers      {}", layers.join(", "));
@@ -179,6 +185,7 @@ pub fn volume_json(volume: &VolumeInfo) -> Value {
         "state": state_word(volume.state),
         "provision": provision_word(volume.provision),
         "reserving": volume.is_reserving,
+        "disk_mode": volume.disk_mode.word(),
         "layers": volume.layers.iter().map(|layer| layer.0).collect::<Vec<_>>(),
         "attachments": volume.attachments.iter().map(attachment_json).collect::<Vec<_>>(),
         "origin": volume.origin.as_deref().map(origin_json),

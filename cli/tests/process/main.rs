@@ -17,6 +17,7 @@ mod groups;
 mod images;
 mod jobs;
 mod lifecycle;
+mod modes;
 mod nbd_hostile;
 mod perf;
 mod production;

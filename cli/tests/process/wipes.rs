@@ -83,6 +83,7 @@ fn nothing_of_a_volume_that_is_deleted_securely_is_left_on_any_disk() {
     assert!(cluster.status()["healthy"].as_bool().expect("said"));
     cluster.ok(&["wipe", "forget", "wipe.1"]);
     assert_eq!(cluster.json(&["wipe", "list"]), json!([]));
+    cluster.kill_everything();
     cluster.fsck_all();
 }
 

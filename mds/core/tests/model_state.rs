@@ -1,19 +1,19 @@
 //! Random commands, sensible and senseless: no panic, every invariant after each, and one property on top of them all:
 //! whoever is given an exclusive volume, every PG refuses everybody who had it before; and what anybody is given to read is kept by
-//! every PG, in a stack that none refuses. Who is given a volume that was frozen with others: all PGs refuse the old stacks of all of them. So is all that a clone stands on, however many deletions later; and when everybody is deleted,
+//! every PG, in a stack that none refuses. What one attachment of a non-persistent volume could write no other is given. Who is given a volume that was frozen with others: all PGs refuse the old stacks of all of them. So is all that a clone stands on, however many deletions later; and when everybody is deleted,
 //! nothing is kept.
 
 use ashlar_mds_core::state::{ClusterState, Command, Verdict};
 use ashlar_types::control::{
-    AttachGrant, AttachMode, ControlError, ControlReply, ControlRequest, OverCommit, PgChange, Provision,
+    AttachGrant, AttachMode, ControlError, ControlReply, ControlRequest, DiskMode, OverCommit, PgChange, Provision,
     SnapshotGroupInfo, VolumeInfo,
 };
 use ashlar_types::scrub::{ScrubReport, ScrubTarget};
 use ashlar_types::view::{ClusterView, Floor};
 use ashlar_types::wipe::WipeReport;
 use ashlar_types::{
-    BootId, ClusterId, DiskName, Epoch, IdSet, JobId, LayerId, Name, OsdId, PgId, PoolId, Revision, SessionId,
-    SnapshotId, StackRevision, VolumeId, WipeId,
+    AttachmentId, BootId, ClusterId, DiskName, Epoch, IdSet, JobId, LayerId, Name, OsdId, PgId, PoolId, Revision,
+    SessionId, SnapshotId, StackRevision, VolumeId, WipeId,
 };
 use proptest::prelude::*;
 use std::collections::BTreeMap;
@@ -60,6 +60,11 @@ impl Digits {
         [Provision::Thin, Provision::Lazy, Provision::Eager][self.next(3) as usize]
     }
 
+    fn mode(&mut self) -> DiskMode {
+        [DiskMode::Dependent, DiskMode::IndependentPersistent, DiskMode::IndependentNonpersistent]
+            [self.next(3).max(self.next(2)) as usize]
+    }
+
     /// Seldom one, since the disks are small.
     fn over_commit(&mut self) -> Option<OverCommit> {
         (self.next(8) == 0).then_some(OverCommit(1_000_000))
@@ -94,7 +99,7 @@ fn target(d: &mut Digits) -> ScrubTarget {
 fn command(number: u64, view: &ClusterView) -> Command {
     use ControlRequest as R;
     let mut d = Digits(number);
-    let request = match d.next(70) {
+    let request = match d.next(73) {
         60..62 => {
             let retention = (d.next(2) == 0).then(|| d.next(3));
             R::VolumeToBin { name: d.name(), with_snapshots: d.next(2) == 0, retention, at: d.next(5) }
@@ -113,6 +118,10 @@ fn command(number: u64, view: &ClusterView) -> Command {
             R::WipeDone { osd: d.osd(), wipes, report }
         }
         69 => R::WipeForget { wipe: WipeId(1 + d.next(4)), give_up: d.next(2) == 0 },
+        70..73 => {
+            let names = (0..1 + d.next(2)).map(|_| d.name()).collect();
+            R::VolumeSetMode { names, mode: d.mode() }
+        }
         65 => R::PoolKeepDeleted { name: d.name(), retention: d.next(3) },
         51 => R::VolumeFlatten { name: d.name(), rate: (d.next(2) == 0).then_some(1 << 20) },
         52 => R::JobSet { job: JobId(1 + d.next(6)), rate: None, paused: d.next(2) == 0 },
@@ -256,6 +265,8 @@ struct World {
     work: Vec<AttachGrant>,
     /// Of each group that was ever taken: the snapshots, and the first stacks in which they are frozen.
     cuts: Vec<Vec<(VolumeId, SnapshotId, StackRevision)>>,
+    /// The layers into which attachments of non-persistent volumes could write.
+    fresh: BTreeMap<LayerId, AttachmentId>,
 }
 
 impl World {
@@ -291,6 +302,21 @@ impl World {
                 let passed = floor.is_some_and(|floor| floor.stack_revision >= *revision);
                 assert!(passed, "U2: {pg} takes what is written to {volume} by its old stack beside {grant:?}");
             }
+        }
+    }
+
+    /// A non-persistent volume's attachment has one layer of its own as long as it lasts, and what an earlier one had is in no stack any more.
+    fn assert_fresh(&mut self, grant: &AttachGrant, mode: DiskMode) {
+        let of_others =
+            grant.layers.iter().filter(|layer| self.fresh.get(layer).is_some_and(|a| *a != grant.attachment));
+        assert!(of_others.count() == 0, "{grant:?} is of layers that went with their attachments");
+        if mode == DiskMode::IndependentNonpersistent {
+            let own = self.fresh.iter().find(|(_, attachment)| **attachment == grant.attachment);
+            assert!(
+                own.is_none_or(|(layer, _)| *layer == grant.layers[0]),
+                "{grant:?} is what the attachment had before"
+            );
+            self.fresh.insert(grant.layers[0], grant.attachment);
         }
     }
 
@@ -412,6 +438,13 @@ fn delete_everything(state: &mut ClusterState) {
     panic!("barriers come without end");
 }
 
+fn mode_of(state: &ClusterState, name: &Name) -> DiskMode {
+    match ask(state, ControlRequest::VolumeShow { name: name.clone() }) {
+        ControlReply::Volume(info) => info.disk_mode,
+        other => panic!("{other:?}"),
+    }
+}
+
 fn is_shared(state: &ClusterState, name: &Name) -> bool {
     match state.query(&ControlRequest::VolumeShow { name: name.clone() }) {
         Some(Ok(ControlReply::Volume(info))) => {
@@ -453,6 +486,7 @@ proptest! {
             }
             if let Ok(ControlReply::Opened(grant)) = result {
                 if grant.name.snapshot.is_none() {
+                    world.assert_fresh(&grant, mode_of(&state, &grant.name.volume));
                     world.assert_cut(&grant, &state, &watcher);
                 }
                 let shared = grant.name.snapshot.is_some() || is_shared(&state, &grant.name.volume);

@@ -3,7 +3,8 @@
 mod support;
 
 use ashlar_types::control::{
-    ControlError, ControlReply, ControlRequest, OsdHeartbeat, OsdUsage, Provision, VolumeInfo, VolumeState,
+    AttachMode, ControlError, ControlReply, ControlRequest, DiskMode, OsdHeartbeat, OsdUsage, Provision, VolumeInfo,
+    VolumeState,
 };
 use ashlar_types::perf::PerfReport;
 use ashlar_types::{BLOCK_BYTES, BootId, Duration, LayerId, MdsId, Name, OsdId, Revision};
@@ -124,6 +125,39 @@ fn a_snapshot_of_a_reserved_volume_needs_as_much_again_as_it_has_written() {
     assert!(error.contains("--thin-snapshots"), "{error}");
     tell(&mut group, view, unfilled + 28 * MIB, unfilled, vec![]);
     group.request(snapshot(false)).expect("there is room");
+}
+
+/// As after a snapshot: what its base has may all be overwritten.
+#[test]
+fn a_reserved_volume_becomes_nonpersistent_where_what_it_has_written_has_room_again() {
+    let mut group = group(8);
+    tell(&mut group, Revision(1), 100 * MIB, 0, vec![]);
+    lazy(&mut group, "v", 40 * MIB).expect("there is room");
+    let view = revision(&mut group);
+    let top = show(&mut group, "v").expect("is there").layers[0];
+    let unfilled = 10 * CHUNK + HEADROOM - 20 * MIB;
+    tell(&mut group, view, 10 * CHUNK + HEADROOM, 10 * CHUNK + HEADROOM, vec![]);
+    let set = |mode| ControlRequest::VolumeSetMode { names: vec![name("v")], mode };
+    let gateway = || "g".to_owned();
+    let attach = ControlRequest::Attach {
+        name: name("v").into(),
+        gateway: gateway(),
+        mode: AttachMode::Exclusive,
+        read_only: false,
+    };
+    group.request(attach).expect("free");
+    group
+        .request(ControlRequest::OpenAttachment { name: name("v").into(), gateway: gateway(), boot: BootId(3) })
+        .expect("his");
+    group.request(ControlRequest::Detach { name: name("v").into(), gateway: None }).expect("attached");
+    let view = revision(&mut group);
+    tell(&mut group, view, unfilled + 20 * MIB, unfilled, vec![(top, 20 * MIB / u64::from(BLOCK_BYTES))]);
+    let error = group.request(set(DiskMode::IndependentNonpersistent)).expect_err("no room").to_string();
+    let what = "no room to reserve for what volume v overwrites after it is non-persistent (`volume set --provision thin` lets one become thin)";
+    assert!(error.contains(what), "{error}");
+    group.request(set(DiskMode::IndependentPersistent)).expect("overwrites nothing");
+    tell(&mut group, view, unfilled + 28 * MIB, unfilled, vec![]);
+    group.request(set(DiskMode::IndependentNonpersistent)).expect("there is room");
 }
 
 #[test]

@@ -154,7 +154,8 @@ fn job(kind: JobKind, state: JobState) -> JobInfo {
 }
 
 fn group(state: SnapshotState) -> SnapshotGroupInfo {
-    SnapshotGroupInfo { name: name("g"), taken_at: 1_800_000_000, state, snapshots: vec![snapshot(state)], in_bin: 2 }
+    let (name, left_out) = (name("g"), vec![name("v"), name("w")]);
+    SnapshotGroupInfo { name, taken_at: 1_800_000_000, state, snapshots: vec![snapshot(state)], in_bin: 2, left_out }
 }
 
 fn binned() -> BinInfo {
@@ -210,6 +211,7 @@ fn volume(state: VolumeState) -> VolumeInfo {
         clones: 1_000,
         provision: Provision::Lazy,
         is_reserving: true,
+        disk_mode: DiskMode::IndependentPersistent,
     }
 }
 
@@ -328,6 +330,9 @@ fn requests_come_back_the_same() {
         R::ScrubCancel { target: ScrubTarget::All },
         R::ScrubDone { pg: PG, epoch: Epoch(8), from: osd, report: scrub_report() },
     ];
+    for mode in [DiskMode::Dependent, DiskMode::IndependentPersistent, DiskMode::IndependentNonpersistent] {
+        requests.push(R::VolumeSetMode { names: vec![name("v"), name("w")], mode });
+    }
     for target in [
         ScrubTarget::All,
         ScrubTarget::Pool(name("p")),
@@ -465,6 +470,8 @@ fn what_is_wrong_is_refused_by_field() {
     assert!(matches!(create, Err(ProtoError::Name { field: "SnapshotGroupCreate.volumes", .. })));
     let restore = request(Kind::BinRestore(proto::BinRestore { volume: 1, name: Some("v@s".into()) }));
     assert!(matches!(restore, Err(ProtoError::Name { field: "BinRestore.name", .. })));
+    let mode = request(Kind::VolumeSetMode(proto::VolumeSetMode { names: vec!["v".into()], mode: 9 }));
+    assert_eq!(mode, Err(ProtoError::Range { field: "VolumeSetMode.mode", found: 9 }));
     let clone = proto::VolumeClone { source: "v@s".into(), names: vec!["a".into(), "b c".into()], pool: None };
     let clone = request(Kind::VolumeClone(clone));
     assert!(matches!(clone, Err(ProtoError::Name { field: "VolumeClone.names", .. })));

@@ -37,16 +37,28 @@ impl MetadataNode {
                 (format!("volume {volume} as large as {volume}@{snapshot}"), demand, None)
             }
             R::SnapshotCreate { volume, thin: false, .. } => {
-                return self.check_snapshot_space(std::slice::from_ref(volume));
+                return self.check_frozen_space("a snapshot", "`snapshot create --thin-snapshots` or ", [volume]);
             }
-            R::SnapshotGroupCreate { volumes, .. } => return self.check_snapshot_space(volumes),
+            R::SnapshotGroupCreate { volumes, .. } => {
+                let taken = volumes.iter().filter(|volume| state.is_dependent(volume));
+                return self.check_frozen_space("a snapshot", "`snapshot create --thin-snapshots` or ", taken);
+            }
+            R::VolumeSetMode { names, mode } => {
+                let frozen = names.iter().filter(|name| state.is_frozen_by_mode(name, *mode));
+                return self.check_frozen_space("it is non-persistent", "", frozen);
+            }
             _ => return Ok(()),
         };
         self.check_demand(&what, &demand, top)
     }
 
     /// What reserved volumes have in their top layers they may overwrite, all of it.
-    fn check_snapshot_space(&self, volumes: &[Name]) -> Result<(), ControlError> {
+    fn check_frozen_space<'a>(
+        &self,
+        after: &str,
+        way: &str,
+        volumes: impl IntoIterator<Item = &'a Name>,
+    ) -> Result<(), ControlError> {
         let mut all = Demand::new();
         let mut names = Vec::new();
         for volume in volumes {
@@ -59,8 +71,8 @@ impl MetadataNode {
             names.push(volume.as_str());
         }
         let names = names.join(", ");
-        let way = "`snapshot create --thin-snapshots` or `volume set --provision thin` lets one become thin";
-        let what = format!("what volume {names} overwrites after a snapshot ({way})");
+        let way = format!("{way}`volume set --provision thin` lets one become thin");
+        let what = format!("what volume {names} overwrites after {after} ({way})");
         self.check_demand(&what, &all, None)
     }
 

@@ -6,6 +6,7 @@
 //! shared: its holders get a new stack when nobody can use the old one any more (docs/decisions/026-stacks-are-named-by-clients.md).
 //! Nor while it is frozen together with others (U2, group.rs).
 //! A4: snapshots are attached read-only, by as many as like, beside the attachments of the volume.
+//! What is written to a non-persistent volume ends with the attachment (mode.rs).
 
 use super::volume::VolumeRecord;
 use super::{ClusterState, Outcome, check_text, invalid, not_found};
@@ -58,6 +59,7 @@ impl ClusterState {
                 None => self.add_attachment(id, snapshot, gateway, true, true),
             };
         }
+        self.check_attach_mode(volume, mode)?;
         match mode {
             AttachMode::Exclusive => {
                 if let Some(holder) = volume.own_attachments().next() {
@@ -305,7 +307,8 @@ impl ClusterState {
         if !gone.iter().any(|a| a.opened) {
             return;
         }
-        let living = record.attachments.keys().next().copied();
+        let is_renewed = gone.iter().any(|a| a.opened && a.snapshot.is_none()) && self.drop_written(volume);
+        let living = self.volumes[&volume].attachments.keys().next().copied();
         let next = AttachmentId(self.next.attachment);
         let oldest = living.into_iter().chain(self.worker_attachment(volume)).min().unwrap_or(next);
         self.raise_floor(volume, |floor| {
@@ -317,6 +320,9 @@ impl ClusterState {
                 }
             }
         });
+        if is_renewed {
+            self.revise_merges(volume);
+        }
     }
 
     /// Fences the process that holds an attachment, so that another can have it.

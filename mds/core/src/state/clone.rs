@@ -138,6 +138,8 @@ impl ClusterState {
         }
         record.hidden = true;
         let snapshots = std::mem::take(&mut record.snapshots);
+        self.forget_mode(volume);
+        let record = self.volumes.get_mut(&volume).expect("the caller looked it up");
         record.top = top;
         record.stack_revision = StackRevision(record.stack_revision.0.saturating_add(1));
         self.leave_groups(volume, snapshots.values());

@@ -17,12 +17,12 @@ use serde::de::DeserializeOwned;
 
 const COMMAND_MAGIC: [u8; 2] = *b"AC";
 /// 2: scrubs. Requests were added behind those of version 1, whose bytes mean the same. 3: snapshots, and names of disks.
-/// 4: clones, and snapshots that are deleted. 5: snapshot groups, reservations, and limits of pools. 6: jobs and the bin, 7: wipes, behind what
-/// there was, whose bytes mean the same.
+/// 4: clones, and snapshots that are deleted. 5: snapshot groups, reservations, and limits of pools. 6: jobs and the bin, 7: wipes and disk modes,
+/// both behind what there was, whose bytes mean the same.
 const COMMAND_VERSION: u16 = 7;
 const SNAPSHOT_MAGIC: [u8; 2] = *b"AS";
 /// 2: layers are a tree, and snapshots. 3: clones, deleted volumes that are kept for them, and merges. 4: snapshot groups,
-/// reservations, and limits of pools. 5: jobs, and the bin. 6: wipes.
+/// reservations, and limits of pools. 5: jobs, and the bin. 6: wipes and disk modes.
 const SNAPSHOT_VERSION: u16 = 6;
 /// magic (2), version (2, LE), CRC32C of the payload (4, LE).
 const ENVELOPE_BYTES: usize = 8;

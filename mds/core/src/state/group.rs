@@ -31,15 +31,17 @@ pub(super) struct Groups {
 
 impl ClusterState {
     pub(super) fn snapshot_group_create(&mut self, name: Name, volumes: Vec<Name>, taken_at: u64) -> Outcome {
-        let volumes = self.check_group(&name, &volumes)?;
+        let (volumes, left_out) = self.check_group(&name, &volumes)?;
         let members =
             volumes.into_iter().map(|volume| (volume, self.take_snapshot(volume, name.clone(), taken_at))).collect();
         self.groups.by_name.insert(name.clone(), GroupRecord { members, taken_at });
         self.groups.cutting.insert(name.clone());
-        self.snapshot_group_show(&name)
+        let info = self.group_info(&name, &self.groups.by_name[&name]);
+        Ok(ControlReply::SnapshotGroup(SnapshotGroupInfo { left_out, ..info }))
     }
 
-    fn check_group(&self, name: &Name, volumes: &[Name]) -> Result<BTreeSet<VolumeId>, ControlError> {
+    /// The volumes of which snapshots are taken, and those that are independent disks.
+    fn check_group(&self, name: &Name, volumes: &[Name]) -> Result<(BTreeSet<VolumeId>, Vec<Name>), ControlError> {
         if self.groups.by_name.contains_key(name) {
             return Err(exists("snapshot group", name));
         }
@@ -47,16 +49,27 @@ impl ClusterState {
             let most = format!("a snapshot group is of 1 to {VOLUMES_PER_GROUP_MAX} volumes");
             return Err(invalid(format!("{most}, not {}", volumes.len())));
         }
-        let mut ids = BTreeSet::new();
+        let (mut ids, mut named, mut left_out) = (BTreeSet::new(), BTreeSet::new(), Vec::new());
         for volume in volumes {
-            let record = self.check_snapshot(volume, name)?;
-            if !ids.insert(record.id) {
+            let record = self.usable_volume(volume)?;
+            if !named.insert(volume) {
                 return Err(invalid(format!("volume {volume} is named twice")));
             }
+            if self.is_independent(record.id) {
+                left_out.push(volume.clone());
+                continue;
+            }
+            self.check_snapshot(volume, name)?;
+            ids.insert(record.id);
             // As if all were of one pool: so near to a pool's limit that this matters, few of them could be taken one by one either.
             self.check_room_for_layers(record.pool, volumes.len())?;
         }
-        Ok(ids)
+        if ids.is_empty() {
+            let names: Vec<&str> = left_out.iter().map(Name::as_str).collect();
+            let why = "independent disks are left out, and there is no other";
+            return Err(invalid(format!("nothing of {} can be in snapshot group {name}: {why}", names.join(", "))));
+        }
+        Ok((ids, left_out))
     }
 
     pub(super) fn snapshot_group_show(&self, name: &Name) -> Outcome {
@@ -78,7 +91,14 @@ impl ClusterState {
         let listed = members.filter(|(volume, _)| self.is_listed(volume));
         let snapshots: Vec<_> = listed.map(|(volume, snapshot)| self.snapshot_info(volume, snapshot)).collect();
         let in_bin = (group.members.len() - snapshots.len()) as u64;
-        SnapshotGroupInfo { name: name.clone(), taken_at: group.taken_at, state, snapshots, in_bin }
+        SnapshotGroupInfo {
+            name: name.clone(),
+            taken_at: group.taken_at,
+            state,
+            snapshots,
+            in_bin,
+            left_out: Vec::new(),
+        }
     }
 
     /// A member of a group.

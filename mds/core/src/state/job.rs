@@ -4,6 +4,7 @@
 //! floor holds that fences those before it. Z3: from the lowest layer of a clone that is being flattened nothing is merged away. Z4: a clone that
 //! is flattened stands on its origin until all its PGs hold to the stack of those who don't know of the origin any more; till then an older answer
 //! may lead there.
+//! A volume that is non-persistent has no zeroes written; a clone that is has a base before it is flattened, in which what is filled stays (mode.rs).
 //! Whether a worker still works is what the leader has heard (node/work.rs); here one simply replaces another.
 
 use super::volume::VolumeRecord;
@@ -128,9 +129,23 @@ impl ClusterState {
             return Err(invalid(format!("volume {name} has had all the stacks that can be counted")));
         }
         self.check_room_for_jobs()?;
+        self.check_base(volume)?;
         let (volume, total) = (volume.id, whole_blocks(origin.size));
+        self.give_base(volume);
         let id = self.begin_job(JobKind::Flatten, volume, 0, total, rate);
         self.job_reply(id)
+    }
+
+    /// Why nothing can be made of a volume whose zeroes are being written.
+    pub(super) fn check_not_zeroing(&self, volume: &VolumeRecord) -> Result<(), ControlError> {
+        match self.jobs.of(volume.id).filter(|job| job.kind == JobKind::Zero) {
+            Some(job) => Err(self.has_a_job(volume, job)),
+            None => Ok(()),
+        }
+    }
+
+    pub(super) fn has_job(&self, volume: VolumeId) -> bool {
+        self.jobs.of(volume).is_some()
     }
 
     fn has_a_job(&self, volume: &VolumeRecord, job: &JobRecord) -> ControlError {
@@ -180,6 +195,7 @@ impl ClusterState {
                 volume.name
             )));
         }
+        self.check_persistent(volume, "made eager: zeroes would go with its attachment as all that is written")?;
         match self.jobs.of(volume.id) {
             Some(job) if job.kind != JobKind::Zero => Err(self.has_a_job(volume, job)),
             Some(_) => Ok(()),

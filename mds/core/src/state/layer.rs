@@ -1,7 +1,7 @@
 //! Layers: which exist, and what lies below each (design.md §1.1). A volume's layers are a tree: its top and its snapshots each name one, and
 //! what is read there is that layer and the chain of its parents, the stack.
 //! L1: a parent is older than its child, of the same volume, and frozen: nobody's top. L2: each layer is in the stack of a tip (the top, a
-//! snapshot's layer, or one on which clones stand), or is being retired. L3: a layer that is being retired stays known until its volume's barrier has passed, and is in no stack.
+//! snapshot's layer, one on which clones stand, or the base of a non-persistent volume), or is being retired. L3: a layer that is being retired stays known until its volume's barrier has passed, and is in no stack.
 
 use super::volume::VolumeRecord;
 use super::{ClusterState, invalid};
@@ -64,7 +64,7 @@ impl ClusterState {
     /// All layers of a volume that somebody reads.
     pub(super) fn layers_in_use(&self, volume: &VolumeRecord) -> BTreeSet<LayerId> {
         let mut used = BTreeSet::new();
-        for tip in volume.tips() {
+        for tip in self.tips(volume) {
             // Where a chain joins one that was followed before, the rest is known.
             for layer in self.chain(tip) {
                 if !used.insert(layer) {

@@ -103,7 +103,7 @@ impl ClusterState {
     /// Pairs of parent and child to be merged now, the newest first: of neighbouring layers that go, each block is moved once then.
     fn mergeable(&self, volume: VolumeId) -> Vec<(LayerId, LayerId)> {
         let Some(record) = self.volumes.get(&volume).filter(|record| !record.floor.closed) else { return Vec::new() };
-        let tips: BTreeSet<LayerId> = record.tips().collect();
+        let tips: BTreeSet<LayerId> = self.tips(record).collect();
         let used = self.layers_in_use(record);
         let mut children: BTreeMap<LayerId, Vec<LayerId>> = BTreeMap::new();
         for layer in &used {
@@ -182,7 +182,7 @@ impl ClusterState {
             assert!(self.layers[&merge.into].parent == Some(merge.from), "G1: merge {id} is of parent and child");
             let children = used.iter().filter(|layer| self.layers[layer].parent == Some(merge.from)).count();
             assert!(children == 1, "G1: merge {id} is into the only child");
-            assert!(volume.tips().all(|tip| tip != merge.from), "G1: merge {id} takes no tip apart");
+            assert!(self.tips(volume).all(|tip| tip != merge.from), "G1: merge {id} takes no tip apart");
             assert!(busy.insert(merge.from) && busy.insert(merge.into), "G2: merge {id}");
             assert!(!merge.pgs.is_empty(), "a merge that is done is not pending");
         }

@@ -5,7 +5,7 @@
 //! Every node applies the same commands in the same order and must reach the same state: no clock, no randomness, no
 //! unordered maps. PG rules: pg.rs. Placement: placement.rs. Volumes and fencing: volume.rs, attachment.rs, barrier.rs.
 //! Layers, snapshots and clones: layer.rs, snapshot.rs, group.rs, merge.rs, clone.rs. Scrubs: scrub.rs. Space: reserve.rs. Jobs: job.rs.
-//! The bin: bin.rs. Wipes: wipe.rs.
+//! The bin: bin.rs. Wipes: wipe.rs. Disk modes: mode.rs.
 
 mod attachment;
 mod barrier;
@@ -18,6 +18,7 @@ mod invariants;
 mod job;
 mod layer;
 mod merge;
+mod mode;
 mod osd;
 mod pg;
 mod placement;
@@ -49,6 +50,7 @@ use group::Groups;
 use job::Jobs;
 use layer::LayerRecord;
 use merge::Merges;
+use mode::Modes;
 use osd::OsdRecord;
 use reserve::Reserves;
 use scrub::Scrubs;
@@ -105,6 +107,7 @@ pub struct ClusterState {
     jobs: Jobs,
     bin: Bin,
     wipes: Wipes,
+    modes: Modes,
 }
 
 /// What a handler gives back.
@@ -134,6 +137,7 @@ impl ClusterState {
             jobs: Jobs::default(),
             bin: Bin::default(),
             wipes: Wipes::default(),
+            modes: Modes::default(),
         }
     }
 
@@ -178,6 +182,7 @@ impl ClusterState {
             R::BinWipe { volume, at } => self.bin_wipe(volume, at),
             R::WipeDone { osd, wipes, report } => self.wipe_done(osd, &wipes, report),
             R::WipeForget { wipe, give_up } => self.wipe_forget(wipe, give_up),
+            R::VolumeSetMode { names, mode } => self.volume_set_mode(&names, mode),
             R::MergeDone { merge, pgs } => self.merge_done(merge, &pgs),
             R::VolumeFlatten { name, rate } => self.volume_flatten(&name, rate),
             R::JobSet { job, rate, paused } => self.job_set(job, rate, paused),

@@ -328,12 +328,15 @@ impl ClusterState {
             return SpaceUse { garbage, ..SpaceUse::default() };
         }
         let shared: BTreeSet<LayerId> = volume.clones.keys().flat_map(|layer| self.chain(*layer)).collect();
-        let live = of(&volume.top);
-        let frozen =
-            self.layers_in_use(volume).into_iter().filter(|layer| *layer != volume.top && !shared.contains(layer));
+        let top = of(&volume.top);
+        // A snapshot that is taken later freezes neither: it isn't taken of a volume that has a base.
+        let base = self.mode_base(volume.id);
+        let is_live = |layer: &LayerId| *layer == volume.top || Some(*layer) == base;
+        let live = top + base.as_ref().map_or(0, of);
+        let frozen = self.layers_in_use(volume).into_iter().filter(|layer| !is_live(layer) && !shared.contains(layer));
         let replicas = u64::from(self.pools[&volume.pool].value.info.replicas);
         let reserved = self.reserves.volumes.get(&volume.id).map_or(0, |reserve| {
-            bytes(u64::from(reserve.chunks) * RESERVED_BLOCKS_PER_CHUNK * replicas).saturating_sub(live)
+            bytes(u64::from(reserve.chunks) * RESERVED_BLOCKS_PER_CHUNK * replicas).saturating_sub(top)
         });
         SpaceUse {
             live,

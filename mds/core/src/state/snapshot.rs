@@ -60,34 +60,47 @@ impl ClusterState {
         if record.snapshots.contains_key(name) {
             return Err(exists("snapshot", DiskName { volume: volume.clone(), snapshot: Some(name.clone()) }));
         }
-        if self.chain(record.top).count() >= STACK_LAYERS_MAX {
-            let most = format!("it has {STACK_LAYERS_MAX} layers, which is the most that one is made of");
-            return Err(invalid(format!("no more snapshots can be taken of volume {volume}: {most}")));
-        }
-        self.check_new_top(record)?;
-        self.check_all_serve(record)?;
+        self.check_persistent(record, "kept as a snapshot: what is written to it goes with its attachment")?;
+        self.check_freeze(record, &format!("no snapshot can be taken of volume {volume}"))?;
         Ok(record)
+    }
+
+    /// Whether the top can be frozen, and another one put on it.
+    pub(super) fn check_freeze(&self, volume: &VolumeRecord, refusal: &str) -> Result<(), ControlError> {
+        if self.chain(volume.top).count() >= STACK_LAYERS_MAX {
+            let most = format!("it has {STACK_LAYERS_MAX} layers, which is the most that one is made of");
+            return Err(invalid(format!("{refusal}: {most}")));
+        }
+        self.check_new_top(volume)?;
+        self.check_all_serve(volume, refusal)
     }
 
     /// Freezes the top. The caller has checked that it can.
     pub(super) fn take_snapshot(&mut self, volume: VolumeId, name: Name, taken_at: u64) -> SnapshotId {
-        let record = &self.volumes[&volume];
-        let (layer, size) = (record.top, record.size);
-        let revision = self.put_top(volume, layer);
+        let size = self.volumes[&volume].size;
+        let (layer, revision) = self.freeze_top(volume);
         let id = SnapshotId(self.next.snapshot);
         self.next.snapshot += 1;
         let snapshot = SnapshotRecord { id, name: name.clone(), layer, size, taken_at, revision };
         let record = self.volumes.get_mut(&volume).expect("looked up above");
         record.snapshots.insert(name, snapshot);
+        id
+    }
+
+    /// The layer that is frozen now, and the first stack in which it is. The caller has checked that it can, and sees to it that somebody reads it.
+    pub(super) fn freeze_top(&mut self, volume: VolumeId) -> (LayerId, StackRevision) {
+        let layer = self.volumes[&volume].top;
+        let revision = self.put_top(volume, Some(layer));
         self.revise_reserve(volume, true);
         self.raise_floor(volume, |_| {});
-        id
+        (layer, revision)
     }
 
     /// The volume is what its snapshot is. Newer snapshots stay as they are.
     pub(super) fn volume_revert(&mut self, volume: &Name, snapshot: &Name, force: bool) -> Outcome {
         let record = self.open_volume(volume)?;
         let snapshot = record.snapshot(snapshot)?;
+        self.check_persistent(record, "reverted: it falls back by itself when it is detached")?;
         if record.snapshot_state(snapshot) == SnapshotState::Creating {
             let state = "is still being created; revert to it when it is available";
             return Err(invalid(format!("snapshot {volume}@{} {state}", snapshot.name)));
@@ -100,7 +113,7 @@ impl ClusterState {
         self.check_reserved_size(record.id, snapshot.size)?;
         let (id, layer, size) = (record.id, snapshot.layer, snapshot.size);
         let used_before = self.layers_in_use(record);
-        self.put_top(id, layer);
+        self.put_top(id, Some(layer));
         let record = self.volumes.get_mut(&id).expect("looked up above");
         record.size = size;
         self.revise_reserve(id, false);
@@ -123,7 +136,7 @@ impl ClusterState {
     }
 
     /// A barrier waits for each PG; one without a primary would hold up the snapshot, and the writes of those who share the volume.
-    fn check_all_serve(&self, volume: &VolumeRecord) -> Result<(), ControlError> {
+    fn check_all_serve(&self, volume: &VolumeRecord, refusal: &str) -> Result<(), ControlError> {
         let trouble = |config: &PgConfig| match (config.primary, config.in_sync.len(), usize::from(config.min_size)) {
             (None, ..) => Some("has no primary".to_owned()),
             (_, have, need) if have < need => {
@@ -133,15 +146,13 @@ impl ClusterState {
         };
         let of_pool = self.pgs.values().map(|pg| &pg.value).filter(|config| config.pg.pool == volume.pool);
         let in_trouble = of_pool.filter_map(|config| trouble(config).map(|trouble| (config.pg, trouble))).next();
-        in_trouble.map_or(Ok(()), |(pg, trouble)| {
-            let name = &volume.name;
-            Err(invalid(format!("no snapshot can be taken of volume {name} now: {pg} {trouble}; see `ashlar status`")))
-        })
+        in_trouble
+            .map_or(Ok(()), |(pg, trouble)| Err(invalid(format!("{refusal} now: {pg} {trouble}; see `ashlar status`"))))
     }
 
     /// Gives a volume a new, empty top. The caller has checked that it can, and raises the floor.
-    fn put_top(&mut self, volume: VolumeId, parent: LayerId) -> StackRevision {
-        let top = self.add_layer(volume, Some(parent));
+    pub(super) fn put_top(&mut self, volume: VolumeId, parent: Option<LayerId>) -> StackRevision {
+        let top = self.add_layer(volume, parent);
         let record = self.volumes.get_mut(&volume).expect("the caller looked it up");
         record.top = top;
         record.stack_revision = StackRevision(record.stack_revision.0 + 1);

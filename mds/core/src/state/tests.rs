@@ -1,7 +1,9 @@
 //! Tests of the state machine, by rule. Random sequences: tests/model_state.rs.
 
 use super::*;
-use ashlar_types::control::{AttachGrant, AttachMode, OverCommit, PgChange, Provision, VolumeInfo, VolumeState};
+use ashlar_types::control::{
+    AttachGrant, AttachMode, DiskMode, OverCommit, PgChange, Provision, VolumeInfo, VolumeState,
+};
 use ashlar_types::scrub::{PgScrub, ScrubReport, ScrubTarget, ScrubWish};
 use ashlar_types::wipe::WipeReport;
 use ashlar_types::{
@@ -14,6 +16,7 @@ mod clones;
 mod groups;
 mod jobs;
 mod merges;
+mod modes;
 mod pgs;
 mod reserves;
 mod scrubs;
@@ -291,6 +294,12 @@ fn golden_bytes_of_a_snapshot() {
     cluster.pass_barriers();
     cluster.wipe_done(1, &[first]).expect("noted");
     cluster.wipe("n", false).expect("nobody has it");
+    cluster.volume("a", 1 << 20).expect("made");
+    cluster.volume("b", 1 << 20).expect("made");
+    cluster.set_mode("a", DiskMode::IndependentPersistent).expect("nobody has it");
+    for volume in ["b", "x"] {
+        cluster.set_mode(volume, DiskMode::IndependentNonpersistent).expect("nobody has it");
+    }
     let encoded: String = cluster.state.encode().iter().map(|b| format!("{b:02x}")).collect();
     assert_eq!(encoded, golden, "snapshots are not the golden one");
     assert_eq!(ClusterState::decode(&bytes_of(&golden)), Ok(cluster.state));
@@ -473,7 +482,9 @@ fn golden_commands_of_version_7() -> Vec<Command> {
         R::WipeDone { osd: OsdId(3), wipes: vec![WipeId(1), WipeId(300)], report },
         R::WipeForget { wipe: WipeId(300), give_up: true },
     ];
-    requests.into_iter().map(Command::Request).collect()
+    let modes = [DiskMode::Dependent, DiskMode::IndependentPersistent, DiskMode::IndependentNonpersistent];
+    let set = |mode| R::VolumeSetMode { names: vec![name("vm-1"), name("vm-2")], mode };
+    requests.into_iter().chain(modes.map(set)).map(Command::Request).collect()
 }
 
 fn golden_commands_until_version_6() -> Vec<Command> {

@@ -47,13 +47,6 @@ pub(super) struct VolumeRecord {
 }
 
 impl VolumeRecord {
-    /// The layers at which somebody begins to read, each together with the chain below it: the top, those of snapshots, and those on which
-    /// clones stand. What no tip reaches is given up (L2); a tip that is not the top keeps its contents as they are.
-    pub(super) fn tips(&self) -> impl Iterator<Item = LayerId> + '_ {
-        let snapshots = self.snapshots.values().map(|snapshot| snapshot.layer);
-        snapshots.chain(self.clones.keys().copied()).chain([self.top])
-    }
-
     /// Those of the volume itself, not of its snapshots.
     pub(super) fn own_attachments(&self) -> impl Iterator<Item = &AttachmentRecord> {
         self.attachments.values().filter(|attachment| attachment.snapshot.is_none())
@@ -67,6 +60,14 @@ impl VolumeRecord {
 }
 
 impl ClusterState {
+    /// The layers at which somebody begins to read, each together with the chain below it: the top, those of snapshots, those on which clones
+    /// stand, and the one that a non-persistent volume falls back to. What no tip reaches is given up (L2); a tip that is not the top keeps its
+    /// contents as they are.
+    pub(super) fn tips<'a>(&'a self, volume: &'a VolumeRecord) -> impl Iterator<Item = LayerId> + 'a {
+        let snapshots = volume.snapshots.values().map(|snapshot| snapshot.layer);
+        snapshots.chain(volume.clones.keys().copied()).chain(self.mode_base(volume.id)).chain([volume.top])
+    }
+
     pub(super) fn volume_create(&mut self, name: Name, size: u64, pool: Option<Name>, provision: Provision) -> Outcome {
         self.check_new_name(&name)?;
         check_size(size)?;
@@ -219,6 +220,7 @@ impl ClusterState {
         self.forget_merges(volume);
         self.unreserve(volume);
         self.drop_job(volume);
+        self.forget_mode(volume);
     }
 
     pub(super) fn volume_extend(&mut self, name: &Name, size: u64) -> Outcome {
@@ -256,6 +258,7 @@ impl ClusterState {
         }
         let (id, is_smaller) = (volume.id, size < volume.size);
         if is_smaller {
+            self.check_persistent(volume, "shrunk: what it falls back to holds its end")?;
             let holders: Vec<&AttachmentRecord> = volume.own_attachments().collect();
             let is_theirs = matches!(holders[..], [a] if a.gateway == gateway && !a.read_only && a.active);
             if !is_theirs {
@@ -325,6 +328,7 @@ impl ClusterState {
             clones: volume.clone_count(),
             provision: self.provision_of(volume.id),
             is_reserving: self.is_reserving(volume.id),
+            disk_mode: self.mode_of(volume.id),
         }
     }
 }

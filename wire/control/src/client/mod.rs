@@ -154,6 +154,7 @@ fn is_repeatable(request: &ControlRequest) -> bool {
         | R::SpaceUse { .. }
         | R::VolumeExtend { .. }
         | R::VolumeSet { .. }
+        | R::VolumeSetMode { .. }
         | R::VolumeShrink { .. }
         | R::PoolSet { .. }
         | R::PoolKeepDeleted { .. }

@@ -3,6 +3,7 @@
 mod bin;
 mod error;
 mod job;
+mod mode;
 mod perf;
 mod reply;
 mod request;

@@ -1,6 +1,7 @@
 //! `ashlar_types::control::ControlReply`, and an answer: a reply or a refusal.
 
 use super::job::{taken_from_proto, taken_to_proto};
+use super::mode::disk_mode;
 use super::space::{osd_usage_from_proto, osd_usage_to_proto, provision};
 use super::{
     ProtoError, cluster_from_bytes, cluster_to_bytes, disk_name, each, name, pg_from_proto, pg_to_proto, required,
@@ -172,6 +173,7 @@ impl From<VolumeInfo> for proto::VolumeInfo {
             clones: v.clones,
             provision: proto::Provision::from(v.provision).into(),
             is_reserving: v.is_reserving,
+            disk_mode: proto::DiskMode::from(v.disk_mode).into(),
         }
     }
 }
@@ -201,6 +203,7 @@ impl TryFrom<proto::VolumeInfo> for VolumeInfo {
             clones: v.clones,
             provision: provision("VolumeInfo.provision", v.provision)?,
             is_reserving: v.is_reserving,
+            disk_mode: disk_mode("VolumeInfo.disk_mode", v.disk_mode)?,
         })
     }
 }

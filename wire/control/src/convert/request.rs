@@ -1,5 +1,6 @@
 //! `ashlar_types::control::ControlRequest`.
 
+use super::mode::disk_mode;
 use super::perf::{stages_from_proto, stages_to_proto};
 use super::space::provision;
 use super::{ProtoError, byte, disk_name, name, names, pg_from_proto, pg_required, pg_to_proto, required};
@@ -31,6 +32,10 @@ impl From<ControlRequest> for proto::ControlRequest {
             R::VolumeSet { name, provision } => Kind::VolumeSet(proto::VolumeSet {
                 name: name.into(),
                 provision: proto::Provision::from(provision).into(),
+            }),
+            R::VolumeSetMode { names, mode } => Kind::VolumeSetMode(proto::VolumeSetMode {
+                names: names.into_iter().map(Into::into).collect(),
+                mode: proto::DiskMode::from(mode).into(),
             }),
             R::VolumeShrink { name, size, gateway } => {
                 Kind::VolumeShrink(proto::VolumeShrink { name: name.into(), size, gateway })
@@ -180,6 +185,10 @@ impl TryFrom<proto::ControlRequest> for ControlRequest {
             Kind::VolumeSet(r) => R::VolumeSet {
                 name: name("VolumeSet.name", &r.name)?,
                 provision: provision("VolumeSet.provision", r.provision)?,
+            },
+            Kind::VolumeSetMode(r) => R::VolumeSetMode {
+                names: names("VolumeSetMode.names", &r.names)?,
+                mode: disk_mode("VolumeSetMode.mode", r.mode)?,
             },
             Kind::VolumeShrink(r) => {
                 R::VolumeShrink { name: name("VolumeShrink.name", &r.name)?, size: r.size, gateway: r.gateway }

@@ -1,6 +1,6 @@
 //! Snapshots and groups of them, of `ashlar_types::control`.
 
-use super::{ProtoError, each, name};
+use super::{ProtoError, each, name, names};
 use crate::proto;
 use ashlar_types::control::{SnapshotGroupInfo, SnapshotInfo, SnapshotState};
 use ashlar_types::{LayerId, SnapshotId, VolumeId};
@@ -64,6 +64,7 @@ impl From<SnapshotGroupInfo> for proto::SnapshotGroupInfo {
             state: proto::SnapshotState::from(g.state).into(),
             snapshots: g.snapshots.into_iter().map(Into::into).collect(),
             in_bin: g.in_bin,
+            left_out: g.left_out.into_iter().map(Into::into).collect(),
         }
     }
 }
@@ -78,6 +79,7 @@ impl TryFrom<proto::SnapshotGroupInfo> for SnapshotGroupInfo {
             state,
             snapshots: each(g.snapshots)?,
             in_bin: g.in_bin,
+            left_out: names("SnapshotGroupInfo.left_out", &g.left_out)?,
         })
     }
 }

@@ -6,6 +6,7 @@ use crate::state::group::Groups;
 use crate::state::job::Jobs;
 use crate::state::layer::LayerRecord;
 use crate::state::merge::Merges;
+use crate::state::mode::Modes;
 use crate::state::osd::OsdRecord;
 use crate::state::reserve::Reserves;
 use crate::state::scrub::Scrubs;
@@ -105,6 +106,7 @@ pub(super) fn upgrade(old: StateV1) -> Option<ClusterState> {
         jobs: Jobs::default(),
         bin: Bin::default(),
         wipes: Wipes::default(),
+        modes: Modes::default(),
     })
 }
 

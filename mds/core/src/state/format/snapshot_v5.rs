@@ -1,4 +1,4 @@
-//! The state in version 5, as it was: no wipes. Frozen, as command_v2.rs is.
+//! The state in version 5, as it was: no wipes and no disk modes. Frozen, as command_v2.rs is.
 
 use crate::state::attachment::GatewayRecord;
 use crate::state::bin::Bin;
@@ -6,6 +6,7 @@ use crate::state::group::Groups;
 use crate::state::job::Jobs;
 use crate::state::layer::LayerRecord;
 use crate::state::merge::Merges;
+use crate::state::mode::Modes;
 use crate::state::osd::OsdRecord;
 use crate::state::reserve::Reserves;
 use crate::state::scrub::Scrubs;
@@ -61,6 +62,7 @@ impl From<StateV5> for ClusterState {
             jobs: old.jobs,
             bin: old.bin,
             wipes: Wipes::default(),
+            modes: Modes::default(),
         }
     }
 }

@@ -3,11 +3,11 @@
 use super::*;
 
 impl Cluster {
-    fn attach(&mut self, gateway: &str, mode: AttachMode) -> Outcome {
+    pub(super) fn attach(&mut self, gateway: &str, mode: AttachMode) -> Outcome {
         self.ask(ControlRequest::Attach { name: disk("v"), gateway: gateway.into(), mode, read_only: false })
     }
 
-    fn open(&mut self, gateway: &str, boot: u64) -> Result<AttachGrant, ControlError> {
+    pub(super) fn open(&mut self, gateway: &str, boot: u64) -> Result<AttachGrant, ControlError> {
         let request = ControlRequest::OpenAttachment { name: disk("v"), gateway: gateway.into(), boot: BootId(boot) };
         match self.ask(request)? {
             ControlReply::Opened(grant) => Ok(grant),
@@ -15,7 +15,7 @@ impl Cluster {
         }
     }
 
-    fn detach(&mut self, gateway: Option<&str>) -> Outcome {
+    pub(super) fn detach(&mut self, gateway: Option<&str>) -> Outcome {
         self.ask(ControlRequest::Detach { name: disk("v"), gateway: gateway.map(str::to_owned) })
     }
 

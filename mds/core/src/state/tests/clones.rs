@@ -26,7 +26,7 @@ impl Cluster {
         }
     }
 
-    fn clone_one(&mut self, source: &str, clone: &str) -> Result<VolumeInfo, ControlError> {
+    pub(super) fn clone_one(&mut self, source: &str, clone: &str) -> Result<VolumeInfo, ControlError> {
         Ok(self.clone_into(source, &[clone], None)?.remove(0))
     }
 
@@ -37,12 +37,12 @@ impl Cluster {
         self.pass_barriers();
     }
 
-    fn delete_all_of(&mut self, volume: &str) -> Outcome {
+    pub(super) fn delete_all_of(&mut self, volume: &str) -> Outcome {
         self.ask(ControlRequest::VolumeDelete { name: name(volume), with_snapshots: true })
     }
 
     /// Until none is left: one that is passed may close a volume below.
-    fn pass_all_barriers(&mut self) {
+    pub(super) fn pass_all_barriers(&mut self) {
         for _ in 0..100 {
             if self.state.view_since(Revision(0)).barriers.is_empty() {
                 return;
@@ -66,12 +66,12 @@ impl Cluster {
         }
     }
 
-    fn assert_nothing_left(&self) {
+    pub(super) fn assert_nothing_left(&self) {
         assert!(self.state.volumes.is_empty() && self.state.layers.is_empty(), "{:?}", self.state.volumes);
         assert!(self.state.volume_names.is_empty() && self.state.barriers.is_empty());
     }
 
-    fn layer_ids(&self) -> Vec<u64> {
+    pub(super) fn layer_ids(&self) -> Vec<u64> {
         self.state.layers.keys().map(|id| id.0).collect()
     }
 }

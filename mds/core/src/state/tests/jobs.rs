@@ -18,19 +18,19 @@ impl Cluster {
         (cluster, job)
     }
 
-    fn flatten(&mut self, volume: &str) -> Result<JobInfo, ControlError> {
+    pub(super) fn flatten(&mut self, volume: &str) -> Result<JobInfo, ControlError> {
         match self.ask(ControlRequest::VolumeFlatten { name: name(volume), rate: None })? {
             ControlReply::Job(job) => Ok(*job),
             other => panic!("{other:?}"),
         }
     }
 
-    fn eager(&mut self, volume: &str, size: u64) -> Outcome {
+    pub(super) fn eager(&mut self, volume: &str, size: u64) -> Outcome {
         self.ask(ControlRequest::VolumeCreate { name: name(volume), size, pool: None, provision: Provision::Eager })
     }
 
     /// The OSDs keep what was reserved.
-    fn keep_reserves(&mut self) {
+    pub(super) fn keep_reserves(&mut self) {
         let asked: Vec<_> = self.state.asked_reserves().map(|(volume, since, _)| (volume, since)).collect();
         for (volume, since) in asked {
             self.command(Command::ReserveJudged(Verdict { volume, since, is_kept: true })).expect("asked");
@@ -45,7 +45,7 @@ impl Cluster {
     }
 
     /// As the leader decides.
-    fn take(&mut self, job: JobId, replaces: Option<SessionId>) -> Option<SessionId> {
+    pub(super) fn take(&mut self, job: JobId, replaces: Option<SessionId>) -> Option<SessionId> {
         let (gateway, boot) = ("g".to_owned(), BootId(5));
         match self.command(Command::JobTake { job, replaces, gateway, boot }).expect("never refused") {
             ControlReply::JobTaken(taken) => taken.map(|(_, session)| session),
@@ -53,7 +53,7 @@ impl Cluster {
         }
     }
 
-    fn work(&self, job: JobId, session: SessionId) -> Result<JobWork, ControlError> {
+    pub(super) fn work(&self, job: JobId, session: SessionId) -> Result<JobWork, ControlError> {
         match self.state.query(&ControlRequest::JobGrant { job, session }).expect("a read")? {
             ControlReply::JobWork(work) => Ok(*work),
             other => panic!("{other:?}"),

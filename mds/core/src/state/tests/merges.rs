@@ -14,11 +14,11 @@ impl Cluster {
     }
 
     /// As layers, from and into.
-    fn pairs(&self) -> Vec<(u64, u64)> {
+    pub(super) fn pairs(&self) -> Vec<(u64, u64)> {
         self.merges().iter().map(|merge| (merge.from.0, merge.into.0)).collect()
     }
 
-    fn do_merges(&mut self) {
+    pub(super) fn do_merges(&mut self) {
         for _ in 0..100 {
             let Some(merge) = self.merges().first().cloned() else { return };
             self.ask(ControlRequest::MergeDone { merge: merge.id, pgs: merge.pgs }).expect("never refused");
@@ -26,7 +26,7 @@ impl Cluster {
         panic!("merges never end");
     }
 
-    fn layers(&self) -> Vec<u64> {
+    pub(super) fn layers(&self) -> Vec<u64> {
         self.show("v").expect("it is there").layers.iter().map(|layer| layer.0).collect()
     }
 

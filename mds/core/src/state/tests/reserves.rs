@@ -6,16 +6,16 @@ use ashlar_types::view::{RESERVED_BLOCKS_PER_CHUNK, Reservations};
 const CHUNK: u64 = 4 << 20;
 
 impl Cluster {
-    fn lazy(&mut self, volume: &str, size: u64) -> Outcome {
+    pub(super) fn lazy(&mut self, volume: &str, size: u64) -> Outcome {
         self.ask(ControlRequest::VolumeCreate { name: name(volume), size, pool: None, provision: Provision::Lazy })
     }
 
-    fn set(&mut self, volume: &str, provision: Provision) -> Outcome {
+    pub(super) fn set(&mut self, volume: &str, provision: Provision) -> Outcome {
         self.ask(ControlRequest::VolumeSet { name: name(volume), provision })
     }
 
     /// All that is asked for.
-    fn judge(&mut self, is_kept: bool) {
+    pub(super) fn judge(&mut self, is_kept: bool) {
         let asked: Vec<_> = self.state.asked_reserves().map(|(volume, since, _)| (volume, since)).collect();
         for (volume, since) in asked {
             self.command(Command::ReserveJudged(Verdict { volume, since, is_kept })).expect("never refused");

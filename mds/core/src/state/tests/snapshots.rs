@@ -149,7 +149,7 @@ fn a_stack_has_so_many_layers_and_no_more() {
     };
     cluster.state.assert_invariants();
     assert_eq!(number, 1024);
-    let most = "no more snapshots can be taken of volume v: it has 1024 layers, which is the most that one is made of";
+    let most = "no snapshot can be taken of volume v: it has 1024 layers, which is the most that one is made of";
     assert_eq!(refused, most);
     cluster.pass_barriers();
     let reverted = cluster.revert("v", "s1023", false).expect("its stack is as high as may be");
