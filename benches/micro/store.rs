@@ -212,7 +212,7 @@ impl Rig {
                         assert!(outcome.bad.is_empty() && !outcome.data[0].is_empty(), "the block is there");
                         self.answers += 1;
                     }
-                    StoreEvent::MergeRefused(..) => panic!("nothing is merged here"),
+                    StoreEvent::MergeRefused(..) | StoreEvent::Wiped(_) => panic!("nothing is merged or wiped here"),
                     StoreEvent::Failed(error) => panic!("nothing fails here, but the store says {error}"),
                 }
             }

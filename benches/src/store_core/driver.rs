@@ -206,7 +206,7 @@ impl Driver {
                 match event {
                     StoreEvent::Mounted(report) => assert!(!report.damaged, "memory keeps what it was given"),
                     StoreEvent::Stored(_) => self.answered += 1,
-                    StoreEvent::Read(..) | StoreEvent::MergeRefused(..) => {}
+                    StoreEvent::Read(..) | StoreEvent::MergeRefused(..) | StoreEvent::Wiped(_) => {}
                     StoreEvent::Failed(error) => return Err(failed(&error)),
                 }
             }

@@ -89,6 +89,7 @@ impl FakeMds {
             merges: Vec::new(),
             scrubs: BTreeMap::new(),
             reservations: None,
+            wipes: vec![],
         };
         state.watchers.retain(|watcher| watcher.try_send(view.clone()).is_ok());
         state.view = view;
