@@ -96,10 +96,28 @@ fn target(d: &mut Digits) -> ScrubTarget {
     }
 }
 
+/// Of one volume again and again, so that attachments begin, are opened and end while its mode is the same.
+fn use_of_one(d: &mut Digits, view: &ClusterView) -> ControlRequest {
+    use ControlRequest as R;
+    let name = || Name::new("a").expect("a good name");
+    let attach = |gateway, mode| R::Attach { name: name().into(), gateway, mode, read_only: false };
+    match d.next(10) {
+        0 => R::VolumeSetMode { names: vec![name()], mode: DiskMode::IndependentNonpersistent },
+        1 => attach(d.gateway(), AttachMode::Exclusive),
+        2 => attach(d.gateway(), AttachMode::Force),
+        3..=5 => R::OpenAttachment { name: name().into(), gateway: d.gateway(), boot: BootId(1 + d.next(4)) },
+        6 => R::Detach { name: name().into(), gateway: None },
+        _ => match view.barriers.first() {
+            Some(barrier) => R::BarrierPassed { barrier: barrier.id, pgs: barrier.pgs.clone() },
+            None => R::VolumeShow { name: name() },
+        },
+    }
+}
+
 fn command(number: u64, view: &ClusterView) -> Command {
     use ControlRequest as R;
     let mut d = Digits(number);
-    let request = match d.next(73) {
+    let request = match d.next(94) {
         60..62 => {
             let retention = (d.next(2) == 0).then(|| d.next(3));
             R::VolumeToBin { name: d.name(), with_snapshots: d.next(2) == 0, retention, at: d.next(5) }
@@ -122,6 +140,7 @@ fn command(number: u64, view: &ClusterView) -> Command {
             let names = (0..1 + d.next(2)).map(|_| d.name()).collect();
             R::VolumeSetMode { names, mode: d.mode() }
         }
+        73.. => use_of_one(&mut d, view),
         65 => R::PoolKeepDeleted { name: d.name(), retention: d.next(3) },
         51 => R::VolumeFlatten { name: d.name(), rate: (d.next(2) == 0).then_some(1 << 20) },
         52 => R::JobSet { job: JobId(1 + d.next(6)), rate: None, paused: d.next(2) == 0 },
