@@ -14,6 +14,7 @@ use super::data::zeroes;
 
 /// Chunks that are worked on at a time.
 const CHUNKS_AT_A_TIME: usize = 4;
+const BLOCK: u64 = BLOCK_BYTES as u64;
 /// Bytes of one fill.
 const PIECE_BYTES: u64 = 1 << 20;
 /// After which time a chunk is tried again that could not be filled.
@@ -142,7 +143,9 @@ impl Filler {
             (Step::Look, Ok(BlockReply::Layers(extents))) if said(&extents) == self.len(index) => {
                 chunk.pieces = self.unfilled(index * u64::from(CHUNK_BYTES), &extents).collect();
             }
-            (Step::Read, Ok(BlockReply::Data(data))) => {
+            (Step::Read, Ok(BlockReply::Data(data)))
+                if chunk.pieces.front().is_some_and(|p| len_of(&data) == len(p)) =>
+            {
                 chunk.step = Step::Fill(joined(data));
                 return false;
             }
@@ -168,7 +171,7 @@ impl Filler {
         let Some(piece) = chunk.pieces.front() else { return true };
         chunk.step = match self.kind {
             FillKind::Base { .. } => Step::Read,
-            FillKind::Zeroes => Step::Fill(zeroes(u32::try_from(piece.end - piece.start).expect("a part of a chunk"))),
+            FillKind::Zeroes => Step::Fill(zeroes(u32::try_from(len(piece)).expect("a part of a chunk"))),
         };
         false
     }
@@ -177,7 +180,8 @@ impl Filler {
         u64::from(CHUNK_BYTES).min(self.size - chunk * u64::from(CHUNK_BYTES))
     }
 
-    /// What is to be filled, by what its layers have.
+    /// What is to be filled, by what its layers have: whole blocks. What a base has ends where it ends, which need not be at the end of a block; the disk
+    /// reads as zeroes from there, and such a block is filled with them.
     fn unfilled(&self, start: u64, extents: &[LayerExtent]) -> impl Iterator<Item = Range<u64>> + use<> {
         let kind = self.kind;
         let is_unfilled = move |extent: &LayerExtent| match kind {
@@ -187,13 +191,14 @@ impl Filler {
         let mut at = start;
         let mut runs: Vec<Range<u64>> = Vec::new();
         for extent in extents {
-            let run = at..at + extent.len;
-            at = run.end;
+            let (first, end) = (at - at % BLOCK, (at + extent.len).next_multiple_of(BLOCK));
+            at += extent.len;
             if !is_unfilled(extent) {
                 continue;
             }
+            let run = first..end;
             match runs.last_mut() {
-                Some(last) if last.end == run.start => last.end = run.end,
+                Some(last) if last.end >= run.start => last.end = run.end,
                 _ => runs.push(run),
             }
         }
@@ -228,7 +233,7 @@ impl Filler {
                 }
                 Step::Read => {
                     let piece = chunk.pieces.front().expect("a chunk without pieces is done");
-                    let len = u32::try_from(piece.end - piece.start).expect("a part of a chunk");
+                    let len = u32::try_from(len(piece)).expect("a part of a chunk");
                     BlockOp::Read { offset: piece.start, len }
                 }
                 Step::Fill(data) => {
@@ -251,6 +256,14 @@ impl Filler {
 
 fn said(extents: &[LayerExtent]) -> u64 {
     extents.iter().map(|extent| extent.len).sum()
+}
+
+fn len(piece: &Range<u64>) -> u64 {
+    piece.end - piece.start
+}
+
+fn len_of(data: &[Bytes]) -> u64 {
+    data.iter().map(|piece| piece.len() as u64).sum()
 }
 
 /// In one piece, whole blocks.

@@ -1,7 +1,6 @@
 use super::*;
 use ashlar_types::{LayerId, LayerPlace};
 
-const BLOCK: u64 = BLOCK_BYTES as u64;
 const CHUNK: u64 = CHUNK_BYTES as u64;
 
 /// What a block of the disk is: in none of its layers, in one of the base, or its own; and a byte of it.
@@ -21,13 +20,20 @@ struct Rig {
     wake: Option<Tick>,
     fills: Vec<(u64, u64)>,
     is_full: bool,
+    /// Byte at which the base ends.
+    base_end: u64,
 }
 
 impl Rig {
     fn new(blocks: Vec<Block>, kind: FillKind, position: u64, rate: Option<u64>) -> Rig {
+        let base_end = blocks.len() as u64 * BLOCK;
+        Rig::with_base_end(base_end, blocks, kind, position, rate)
+    }
+
+    fn with_base_end(base_end: u64, blocks: Vec<Block>, kind: FillKind, position: u64, rate: Option<u64>) -> Rig {
         let filler = Filler::new(kind, position, blocks.len() as u64 * BLOCK, rate);
         let (now, waiting, wake, fills) = (Tick(1), Vec::new(), None, Vec::new());
-        let mut rig = Rig { blocks, filler, now, waiting, wake, fills, is_full: false };
+        let mut rig = Rig { blocks, filler, now, waiting, wake, fills, is_full: false, base_end };
         let mut actions = Vec::new();
         rig.filler.on_timer(rig.now, &mut actions);
         rig.take(actions);
@@ -51,16 +57,25 @@ impl Rig {
     fn work(&mut self, op: BlockOp) -> Result<BlockReply, BlockError> {
         match op {
             BlockOp::Layers { offset, len, with_base: true } => {
-                let extent = |block: &Block| {
+                let range = Rig::range(offset, len);
+                let extents = |at: usize| {
+                    let (block, start) = (self.blocks[at], at as u64 * BLOCK);
                     let place = |depth| Some(LayerPlace { id: LayerId(u64::from(depth) + 1), depth });
                     let layer = match block {
                         Block::Nowhere => None,
                         Block::Own(_) => place(0),
                         Block::Base(_) => place(1),
                     };
-                    LayerExtent { len: BLOCK, layer, has_data: *block != Block::Own(0) && layer.is_some() }
+                    let extent = LayerExtent { len: BLOCK, layer, has_data: block != Block::Own(0) && layer.is_some() };
+                    // What comes from the base ends with it.
+                    let inside = match block {
+                        Block::Base(_) => self.base_end.saturating_sub(start).min(BLOCK),
+                        _ => BLOCK,
+                    };
+                    let beyond = LayerExtent { len: BLOCK - inside, layer: None, has_data: false };
+                    [LayerExtent { len: inside, ..extent }, beyond].into_iter().filter(|extent| extent.len > 0)
                 };
-                Ok(BlockReply::Layers(self.blocks[Rig::range(offset, len)].iter().map(extent).collect()))
+                Ok(BlockReply::Layers(range.flat_map(extents).collect()))
             }
             BlockOp::Read { offset, len } => {
                 let data = |block: &Block| match block {
@@ -213,4 +228,34 @@ fn it_keeps_to_its_rate() {
     let before_last = rig.fills.iter().map(|(_, len)| len).sum::<u64>() - last.1;
     let least = before_last * 1_000_000 / (4 << 20);
     assert!((least - 10_000..least + 100_000).contains(&(last.0 - first.0)), "{} us", last.0 - first.0);
+}
+
+/// Sizes of volumes are multiples of 512, so the last block of a base may have data in a part of it only.
+#[test]
+fn the_last_block_of_a_base_that_ends_inside_of_one_is_filled_whole() {
+    for size in [512, BLOCK + 512, 1_049_088, 4_199_936, CHUNK - 512, CHUNK + 512, 2 * CHUNK - BLOCK + 1024] {
+        let blocks = vec![Block::Base(7); size.div_ceil(BLOCK) as usize];
+        let mut rig = Rig::with_base_end(size, blocks, BASE, 0, None);
+        rig.run();
+        assert!(rig.filler.is_done() && rig.filler.trouble().is_none(), "{size}: {:?}", rig.filler);
+        assert!(rig.blocks.iter().all(|block| *block == Block::Own(7)), "{size}");
+        assert_eq!(rig.filler.filled(), size.next_multiple_of(BLOCK));
+    }
+}
+
+#[test]
+fn an_answer_of_another_length_than_was_asked_for_is_not_filled_in() {
+    let mut rig = Rig::new(vec![Block::Base(7); 3], BASE, 0, None);
+    let mut actions = Vec::new();
+    let (tag, op) = rig.waiting.remove(0);
+    let result = rig.work(op);
+    rig.filler.on_done(rig.now, tag, result, &mut actions);
+    let short = Ok(BlockReply::Data(vec![Bytes::from(vec![7; BLOCK as usize])]));
+    rig.filler.on_done(rig.now, tag, short, &mut actions);
+    assert!(matches!(rig.filler.trouble(), Some(BlockError::Medium { .. })));
+    rig.run();
+    rig.filler.on_timer(rig.now + AGAIN, &mut actions);
+    rig.waiting.clear();
+    let last = actions.pop();
+    assert!(matches!(last, Some(FillAction::Submit { op: BlockOp::Layers { .. }, .. })), "looked at again: {last:?}");
 }
