@@ -79,6 +79,7 @@ fn view(revision: u64, pg_count: u32, epoch: u32, primary: Option<u32>) -> Clust
         merges: Vec::new(),
         scrubs: BTreeMap::new(),
         reservations: None,
+        wipes: vec![],
     }
 }
 
