@@ -73,8 +73,14 @@ impl World {
             Phase::Settle => true,
             Phase::Delete => {
                 let is_idle = self.is_operator_idle() && self.truth.barriers.is_empty() && self.truth.merges.is_empty();
-                if is_idle && self.unfreed().is_none() && self.unwiped().is_none() {
-                    self.phase = Phase::Done;
+                if is_idle && self.truth.wipes.is_empty() {
+                    // At once: what is trimmed later looks as if it had been wiped.
+                    if let Some(left) = self.unwiped() {
+                        self.fail(Reason::Stores(left));
+                    }
+                    if self.unfreed().is_none() {
+                        self.phase = Phase::Done;
+                    }
                 }
                 true
             }
@@ -121,7 +127,8 @@ impl World {
                 Ok(())
             }
             Phase::Delete => {
-                let what = self.unfreed().or_else(|| self.unwiped());
+                let wipe = || self.truth.wipes.first().map(|wipe| format!("not all have wiped: {wipe:?}"));
+                let what = self.unfreed().or_else(wipe);
                 let what = what.unwrap_or_else(|| "the operator is not answered".to_owned());
                 let seconds = self.delete_time() / SECOND;
                 Err(Reason::Stores(format!("{seconds} s after all volumes were deleted: {what}")))

@@ -209,9 +209,6 @@ impl World {
         if !self.shape.wipes {
             return None;
         }
-        if let Some(wipe) = self.truth.wipes.first() {
-            return Some(format!("not all have wiped: {wipe:?}"));
-        }
         // A block that a damaged index page named is free only after a start, and one that cannot be read is told as such.
         let honest = self.osds.keys().filter(|osd| !self.damaged.contains(osd));
         let left =
