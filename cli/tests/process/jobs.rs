@@ -248,3 +248,19 @@ fn a_flatten_that_finds_no_room_waits_for_it() {
     let mut nbd = connect(&cluster.attach(&["clone"]));
     (0..96).for_each(|mib| assert_eq!(numbers(&mut nbd, mib * MIB, MIB), [5]));
 }
+
+#[test]
+fn shrinking_a_volume_while_it_is_zeroed_leaves_nothing_behind_its_end() {
+    let cluster = Cluster::up(&[]);
+    cluster.ok(&["volume", "create", "other", "--size", "1MiB"]);
+    let before = cluster.used_bytes();
+    cluster.ok(&["volume", "create", "v", "--size", "256MiB", "--provision", "eager", "--rate", "64MiB", "--no-wait"]);
+    wait_for_the_middle(&cluster);
+    cluster.ok(&["volume", "set", "v", "--size", "4MiB", "--shrink", "--force"]);
+    wait_for_jobs(&cluster);
+    wait_until("what lay behind its end stays", PATIENCE, || {
+        let more = cluster.used_bytes().saturating_sub(before);
+        if more <= 3 * 5 * MIB { Ok(()) } else { Err(format!("{more} bytes more than before")) }
+    });
+    assert_eq!(cluster.json(&["volume", "show", "v"])["size"], 4 * MIB);
+}
