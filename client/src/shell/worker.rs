@@ -10,6 +10,7 @@ use ashlar_types::job::{JobInfo, JobKind, JobWork};
 use ashlar_types::{BlockDevice, BlockError, BlockReply, BlockRequest, Completions, JobId, SessionId, Tick};
 use ashlar_wire_control::ControlClientError;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -22,10 +23,14 @@ const TELL_PAUSE: Duration = Duration::from_secs(1);
 /// Between two tries of what is refused for the moment.
 const AGAIN_PAUSE: Duration = Duration::from_millis(200);
 const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
+/// After which time a worker that is granted nothing leaves its place to others.
+const GRANT_PATIENCE: Duration = Duration::from_secs(2);
+/// Jobs that cannot go on and are kept all the same, for each one that may be worked on.
+const STUCK_FOR_EACH: usize = 8;
 /// A base is read once from its beginning to its end, so it needs no room; and its blocks must not take that of the clones in use.
 const CACHE_BYTES: u64 = 1 << 20;
 /// Of a text that is told.
-const TROUBLE_CHARS_MAX: usize = 60;
+const TROUBLE_BYTES_MAX: usize = 200;
 
 /// The jobs of one process.
 pub(super) struct Worker {
@@ -38,26 +43,73 @@ pub(super) struct Worker {
 /// The job is somebody else's, or nobody's.
 struct Lost;
 
+/// How many jobs a process may have. One that cannot go on, since it is granted nothing or is in trouble, takes no place: else a few of them would keep
+/// all others waiting.
+#[derive(Debug)]
+struct Places {
+    jobs_max: usize,
+    stuck: Arc<AtomicUsize>,
+}
+
+impl Places {
+    fn new(jobs_max: usize) -> Places {
+        Places { jobs_max, stuck: Arc::default() }
+    }
+
+    /// Whether there is one for a job more, beside so many.
+    fn has_room(&self, jobs: usize) -> bool {
+        let stuck = self.stuck.load(Ordering::Relaxed);
+        jobs.saturating_sub(stuck) < self.jobs_max && stuck < self.jobs_max.saturating_mul(STUCK_FOR_EACH)
+    }
+
+    fn place(&self) -> Place {
+        Place { stuck: self.stuck.clone(), is_stuck: false }
+    }
+}
+
+/// Of one job.
+#[derive(Debug)]
+struct Place {
+    stuck: Arc<AtomicUsize>,
+    is_stuck: bool,
+}
+
+impl Place {
+    fn set_stuck(&mut self, is_stuck: bool) {
+        match (std::mem::replace(&mut self.is_stuck, is_stuck), is_stuck) {
+            (false, true) => _ = self.stuck.fetch_add(1, Ordering::Relaxed),
+            (true, false) => _ = self.stuck.fetch_sub(1, Ordering::Relaxed),
+            _ => {}
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.set_stuck(false);
+    }
+}
+
 impl Worker {
     pub(super) fn new(cluster: Cluster, holder: Holder, limits: ClientLimits) -> Worker {
         let bases = Arc::new(Bases::new(cluster.clone(), limits, CACHE_BYTES));
         Worker { cluster, bases, holder, limits }
     }
 
-    /// Works on up to so many jobs at a time, until it is dropped.
+    /// Takes no more jobs while it works on so many, until it is dropped.
     pub(super) async fn run(self, jobs_max: usize) {
         let worker = Arc::new(self);
-        let mut jobs = JoinSet::new();
+        let (mut jobs, places) = (JoinSet::new(), Places::new(jobs_max));
         loop {
             while jobs.try_join_next().is_some() {}
-            let taken = if jobs.len() < jobs_max { worker.take().await } else { None };
+            let taken = if places.has_room(jobs.len()) { worker.take().await } else { None };
             let Some((job, session)) = taken else {
                 tokio::time::sleep(TAKE_PAUSE).await;
                 continue;
             };
-            let worker = worker.clone();
+            let (worker, mut place) = (worker.clone(), places.place());
             jobs.spawn(async move {
-                match worker.work(job, session).await {
+                match worker.work(job, session, &mut place).await {
                     Ok(()) => tracing::info!(%job, "done"),
                     Err(Lost) => tracing::info!(%job, "given up: it was taken over, cancelled or paused"),
                 }
@@ -77,8 +129,8 @@ impl Worker {
         }
     }
 
-    async fn work(&self, job: JobId, session: SessionId) -> Result<(), Lost> {
-        let JobWork { job: info, grant } = self.granted(job, session).await?;
+    async fn work(&self, job: JobId, session: SessionId, place: &mut Place) -> Result<(), Lost> {
+        let JobWork { job: info, grant } = self.granted(job, session, place).await?;
         tracing::info!(%job, kind = ?info.kind, volume = %info.volume_name, position = info.position, "working");
         let kind = match info.kind {
             JobKind::Flatten => FillKind::Base { own_layers: u32::try_from(grant.layers.len()).unwrap_or(u32::MAX) },
@@ -90,15 +142,17 @@ impl Worker {
                 Ok(base) => break base,
                 Err(error) => {
                     tracing::warn!(%job, %error, "what the clone stands on cannot be opened");
+                    place.set_stuck(true);
                     tokio::time::sleep(TELL_PAUSE).await;
                     tell(&self.cluster, job, session, &filler, Some(error.to_string())).await?;
                 }
             }
         };
+        place.set_stuck(false);
         let (limits, progress) = (self.limits, SessionProgress::default());
         let volume = Volume::run(&self.cluster, grant, limits, progress, base, GrantedBy::Job(job));
         let mut filling = Filling::new(&self.cluster, job, session, volume.clone(), filler);
-        let result = filling.run().await;
+        let result = filling.run(place).await;
         drop(filling);
         volume.close(CLOSE_PATIENCE).await;
         result?;
@@ -113,14 +167,19 @@ impl Worker {
         }
     }
 
-    async fn granted(&self, job: JobId, session: SessionId) -> Result<JobWork, Lost> {
+    async fn granted(&self, job: JobId, session: SessionId, place: &mut Place) -> Result<JobWork, Lost> {
+        let began = Instant::now();
         loop {
             match request_work(&self.cluster, job, session).await {
-                Ok(work) if !work.grant.layers.is_empty() => return Ok(work),
+                Ok(work) if !work.grant.layers.is_empty() => {
+                    place.set_stuck(false);
+                    return Ok(work);
+                }
                 Err(ControlClientError::Refused(ControlError::NotFound { .. })) => return Err(Lost),
                 Ok(_) => {}
                 Err(error) => tracing::debug!(%job, %error, "not granted yet"),
             }
+            place.set_stuck(began.elapsed() >= GRANT_PATIENCE);
             tokio::time::sleep(AGAIN_PAUSE).await;
         }
     }
@@ -146,8 +205,7 @@ async fn tell(
     trouble: Option<String>,
 ) -> Result<Option<JobInfo>, Lost> {
     let (position, filled) = (filler.position(), filler.filled());
-    let printable = |text: String| text.chars().filter(|c| !c.is_control()).take(TROUBLE_CHARS_MAX).collect();
-    let trouble = trouble.map(printable);
+    let trouble = trouble.map(|text| cut(&text));
     let request = ControlRequest::JobProgress { job, session, position, filled, trouble };
     match cluster.control().request(request).await {
         Ok(ControlReply::Job(info)) => Ok(Some(*info)),
@@ -158,6 +216,19 @@ async fn tell(
             Ok(None)
         }
     }
+}
+
+/// Printable, and not too long to be kept; cut between words where that is possible.
+fn cut(text: &str) -> String {
+    let text: String = text.chars().filter(|c| !c.is_control()).collect();
+    if text.len() <= TROUBLE_BYTES_MAX {
+        return text;
+    }
+    let most = "…".len();
+    let end = (0..=TROUBLE_BYTES_MAX - most).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+    let head = &text[..end];
+    let head = head.rsplit_once(' ').map_or(head, |(words, _)| words);
+    format!("{head}…")
 }
 
 type Done = (u64, Result<BlockReply, BlockError>);
@@ -192,7 +263,7 @@ impl<'a> Filling<'a> {
         Filling { cluster, job, session, volume, filler, completions, done, started, wake_at }
     }
 
-    async fn run(&mut self) -> Result<(), Lost> {
+    async fn run(&mut self, place: &mut Place) -> Result<(), Lost> {
         let mut tell_at = Instant::now() + TELL_PAUSE;
         self.step(|filler, now, actions| filler.on_timer(now, actions));
         while !self.filler.is_done() {
@@ -211,6 +282,7 @@ impl<'a> Filling<'a> {
                 () = tokio::time::sleep_until(tell_at) => {
                     tell_at = Instant::now() + TELL_PAUSE;
                     let trouble = self.filler.trouble().map(ToString::to_string);
+                    place.set_stuck(trouble.is_some());
                     // What is done meanwhile waits in the channel; the disk has its hands full.
                     if let Some(info) = tell(self.cluster, self.job, self.session, &self.filler, trouble).await? {
                         self.filler.set_rate(info.rate);
@@ -233,5 +305,37 @@ impl<'a> Filling<'a> {
                 FillAction::WakeAt(at) => self.wake_at = Some(self.started + Duration::from_micros(at.0)),
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn jobs_that_cannot_go_on_leave_their_places_to_others_up_to_a_bound() {
+        let places = Places::new(2);
+        let mut stuck: Vec<Place> = (0..2).map(|_| places.place()).collect();
+        assert!(places.has_room(1) && !places.has_room(2));
+        stuck.iter_mut().for_each(|place| place.set_stuck(true));
+        stuck[0].set_stuck(true);
+        assert!(places.has_room(2) && places.has_room(3) && !places.has_room(4));
+        stuck[0].set_stuck(false);
+        assert!(!places.has_room(3), "it goes on");
+        stuck.pop();
+        assert!(!places.has_room(2), "neither of the two that are left is stuck");
+        let mut many: Vec<Place> = (0..16).map(|_| places.place()).collect();
+        many.iter_mut().for_each(|place| place.set_stuck(true));
+        assert!(!places.has_room(many.len()), "no more of those either");
+        assert!(!Places::new(0).has_room(0), "a gateway that leaves jobs to others");
+    }
+
+    #[test]
+    fn a_trouble_is_told_in_whole_words() {
+        assert_eq!(cut("the pool is full"), "the pool is full");
+        let long = format!("{} \n{}", "word ".repeat(30), "é".repeat(150));
+        let told = cut(&long);
+        assert!(told.len() <= TROUBLE_BYTES_MAX && told.ends_with("word …"), "{told}");
+        assert!(cut(&"é".repeat(300)).len() <= TROUBLE_BYTES_MAX);
     }
 }
