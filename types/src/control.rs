@@ -297,6 +297,11 @@ pub enum ControlRequest {
     BinPurge {
         volume: VolumeId,
     },
+    /// The same if it has expired by the leader's clock. Answered by [`ControlReply::Bin`] with what was purged, which may be nothing. In the log it is a
+    /// command of its own, never this request.
+    BinPurgeExpired {
+        volume: VolumeId,
+    },
 }
 
 /// When a volume gets its space.

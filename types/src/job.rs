@@ -17,7 +17,7 @@ pub enum JobState {
     /// No gateway works on it.
     Waiting,
     Running,
-    /// By the operator.
+    /// By the operator ([`JobInfo::paused`]), or while its volume is in the bin.
     Paused,
     /// It is done or given up, and its last worker is being fenced.
     Ending,
@@ -41,6 +41,8 @@ pub struct JobInfo {
     pub gateway: Option<String>,
     /// Why it doesn't get on at present, if that is known.
     pub trouble: Option<String>,
+    /// By the operator, whatever its state.
+    pub paused: bool,
 }
 
 /// What a worker needs to work.

@@ -59,23 +59,24 @@ async fn list(control: &Control) -> Result<Vec<BinInfo>, CliError> {
 
 /// By its name, or by its id where several have had one name.
 fn find<'a>(infos: &'a [BinInfo], text: &str) -> Result<&'a BinInfo, CliError> {
-    let named: Vec<&BinInfo> = infos.iter().filter(|info| info.name.as_str() == text).collect();
-    match &named[..] {
-        [info] => Ok(info),
-        [] => {
-            let has_id = |info: &&BinInfo| info.id.to_string() == text || info.id.0.to_string() == text;
-            let what = || CliError::Conflict {
-                what: format!("volume {text:?} is not in the bin; `ashlar bin list` says what is"),
-            };
-            infos.iter().find(has_id).ok_or_else(what)
+    let is_named = |info: &BinInfo| info.name.as_str() == text;
+    let has_id = |info: &BinInfo| info.id.to_string() == text || info.id.0.to_string() == text;
+    let found: Vec<&BinInfo> = infos.iter().filter(|info| is_named(info) || has_id(info)).collect();
+    let what = match &found[..] {
+        [info] => return Ok(info),
+        [] => format!("volume {text:?} is not in the bin; `ashlar bin list` says what is"),
+        several if several.iter().all(|info| is_named(info)) => {
+            let ids: Vec<String> = several.iter().map(|info| info.id.to_string()).collect();
+            format!("{} volumes in the bin were named {text}; say which by its id: {}", ids.len(), ids.join(", "))
         }
         several => {
-            let ids: Vec<String> = several.iter().map(|info| info.id.to_string()).collect();
-            let what =
-                format!("{} volumes in the bin were named {text}; say which by its id: {}", ids.len(), ids.join(", "));
-            Err(CliError::Conflict { what })
+            let ways =
+                |info: &&BinInfo| format!("{} (named {}) is `{}` or `{}`", info.id, info.name, info.id, info.id.0);
+            let ways: Vec<String> = several.iter().map(ways).collect();
+            format!("{text} is the name of one volume in the bin and the id of another: {}", ways.join(", "))
         }
-    }
+    };
+    Err(CliError::Conflict { what })
 }
 
 async fn restore(control: &Control, text: &str, name: Option<Name>) -> Result<Output, CliError> {
@@ -103,10 +104,13 @@ async fn purge(control: &Control, args: PurgeArgs) -> Result<Output, CliError> {
         control.ask(ControlRequest::BinPurge { volume: info.id }).await?;
         return Ok(told(&[info]));
     }
-    let now = unix_now();
     let mut purged = Vec::new();
-    for info in infos.iter().filter(|info| args.all || info.expires_at <= now) {
-        if purge_if_there(control, info.id).await? {
+    for info in &infos {
+        let is_purged = match args.all {
+            true => purge_if_there(control, info.id).await?,
+            false => purge_if_expired(control, info.id).await?,
+        };
+        if is_purged {
             purged.push(info);
         }
     }
@@ -119,6 +123,14 @@ async fn purge_if_there(control: &Control, volume: VolumeId) -> Result<bool, Cli
         Ok(_) => Ok(true),
         Err(CliError::Control(ControlClientError::Refused(ControlError::NotFound { .. }))) => Ok(false),
         Err(error) => Err(error),
+    }
+}
+
+/// By the clock that said when it was deleted, and not by the one of this machine.
+async fn purge_if_expired(control: &Control, volume: VolumeId) -> Result<bool, CliError> {
+    match control.ask(ControlRequest::BinPurgeExpired { volume }).await? {
+        ControlReply::Bin(purged) => Ok(!purged.is_empty()),
+        reply => Err(CliError::unexpected("bin purge", &reply)),
     }
 }
 
@@ -144,4 +156,34 @@ fn bin_json(info: &BinInfo) -> Value {
         "snapshots": info.snapshots,
         "clones": info.clones,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn binned(id: u64, name: &str) -> BinInfo {
+        let good = |text: &str| Name::new(text).expect("a good name");
+        BinInfo {
+            id: VolumeId(id),
+            name: good(name),
+            size: 512,
+            pool_name: good("p"),
+            deleted_at: 1,
+            expires_at: 2,
+            snapshots: 0,
+            clones: 0,
+        }
+    }
+
+    #[test]
+    fn a_volume_that_is_named_as_the_id_of_another_is_ambiguous() {
+        let infos = [binned(3, "vol.7"), binned(7, "v"), binned(9, "9")];
+        for text in ["vol.3", "3", "v", "7", "9", "vol.9"] {
+            assert!(find(&infos, text).is_ok(), "{text}");
+        }
+        let line = find(&infos, "vol.7").expect_err("two of them").to_string();
+        assert!(line.contains("vol.3 (named vol.7)") && line.contains("vol.7 (named v)"), "{line}");
+        assert!(find(&infos, "w").expect_err("none").to_string().contains("not in the bin"));
+    }
 }

@@ -45,7 +45,7 @@ pub async fn run(control: &Control, command: JobCommand) -> Result<Output, CliEr
                 Some(rate) => format!("writing at most {} a second", format_bytes(rate)),
                 None => "writing as fast as it goes".to_owned(),
             };
-            set(control, job, |job| (rate.0, job.state == JobState::Paused), &text).await
+            set(control, job, |job| (rate.0, job.paused), &text).await
         }
         JobCommand::Cancel { job } => {
             control.ask(ControlRequest::JobCancel { job }).await?;
@@ -62,7 +62,9 @@ async fn set(
 ) -> Result<Output, CliError> {
     let (rate, paused) = change(&find(control, job).await?);
     let job = ask(control, ControlRequest::JobSet { job, rate, paused }).await?;
-    Ok(Output::new(format!("{} is {is_now}", job.id), job_json(&job)))
+    // What was set counts when it is taken out.
+    let rests = if job.state == JobState::Paused && !job.paused { ", when its volume is out of the bin" } else { "" };
+    Ok(Output::new(format!("{} is {is_now}{rests}", job.id), job_json(&job)))
 }
 
 pub async fn ask(control: &Control, request: ControlRequest) -> Result<JobInfo, CliError> {
@@ -91,7 +93,7 @@ pub async fn of_volume(control: &Control, volume: VolumeId) -> Result<Option<Job
 /// Sets a job's rate, and waits until it is there no more, if that is wanted. Whether it was done or given up the caller looks at.
 pub async fn attend(control: &Control, mut job: JobInfo, args: JobArgs) -> Result<(), CliError> {
     if args.rate.is_some() && args.rate != job.rate {
-        let (rate, paused) = (args.rate, job.state == JobState::Paused);
+        let (rate, paused) = (args.rate, job.paused);
         job = ask(control, ControlRequest::JobSet { job: job.id, rate, paused }).await?;
     }
     if args.no_wait {
@@ -106,7 +108,7 @@ pub async fn attend(control: &Control, mut job: JobInfo, args: JobArgs) -> Resul
         let Some(now) = list(control).await?.into_iter().find(|job| job.id == id) else { break };
         progress.add(now.position.saturating_sub(position));
         position = position.max(now.position);
-        if now.state != JobState::Waiting {
+        if now.state != JobState::Waiting || now.gateway.is_some() {
             unnoticed_since = Instant::now();
         }
         let trouble = match (&now.trouble, now.state) {
@@ -193,7 +195,8 @@ pub fn summary(job: &JobInfo) -> String {
 
 pub fn problems(jobs: &[JobInfo]) -> impl Iterator<Item = Problem> + '_ {
     jobs.iter().filter_map(|job| {
-        let trouble = job.trouble.as_ref()?;
+        // That it rests is what somebody wanted.
+        let trouble = job.trouble.as_ref().filter(|_| job.state != JobState::Paused)?;
         let volume = &job.volume_name;
         let what_to_do = format!("mend that; or `ashlar job cancel {}`, and what is done stays", job.id);
         Some(Problem {
@@ -236,5 +239,6 @@ pub fn job_json(job: &JobInfo) -> Value {
         "rate": job.rate,
         "gateway": job.gateway,
         "trouble": job.trouble,
+        "paused": job.paused,
     })
 }

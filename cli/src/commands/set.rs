@@ -6,10 +6,12 @@ use super::{job, reserve};
 use crate::args::VolumeSetArgs;
 use crate::control::Control;
 use crate::error::CliError;
-use crate::output::Output;
-use crate::transfer::Disk;
-use ashlar_types::control::{AttachMode, ControlRequest, Provision, VolumeInfo};
+use crate::output::{Output, note};
+use crate::transfer::{Disk, interrupts};
+use ashlar_types::control::{AttachMode, ControlError, ControlRequest, Provision, VolumeInfo};
+use ashlar_types::job::{JobInfo, JobKind};
 use ashlar_types::{BLOCK_BYTES, BlockError, DiskName, Name, format_bytes};
+use ashlar_wire_control::ControlClientError;
 use std::time::Duration;
 
 /// Looked at, and discarded, at a time.
@@ -54,7 +56,47 @@ pub async fn run(control: &Control, args: VolumeSetArgs) -> Result<Output, CliEr
     Ok(Output::new(text, volume_json(&volume)))
 }
 
+/// While a volume is written with zeroes its worker would go on behind the new end, where this process has discarded already, and nobody would give that
+/// space back. So the job is paused, which fences the worker before the disk is given to us, and goes on in the end.
 async fn shrink(control: &Control, volume: &VolumeInfo, size: u64, force: bool) -> Result<VolumeInfo, CliError> {
+    let job = job::of_volume(control, volume.id).await?.filter(|job| job.kind == JobKind::Zero && !job.paused);
+    let Some(job) = job else { return shrink_at_rest(control, volume, size, force).await };
+    let mut interrupt = interrupts()?;
+    if let Err(error) = set_paused(control, &job, true).await {
+        // It may have been heard all the same.
+        resume(control, &job).await;
+        return Err(error);
+    }
+    let shrunk = tokio::select! {
+        shrunk = shrink_at_rest(control, volume, size, force) => shrunk,
+        _ = interrupt.recv() => Err(CliError::Conflict { what: format!("interrupted; volume {} has its old size", volume.name) }),
+    };
+    resume(control, &job).await;
+    shrunk
+}
+
+async fn set_paused(control: &Control, job: &JobInfo, paused: bool) -> Result<(), CliError> {
+    job::ask(control, ControlRequest::JobSet { job: job.id, rate: job.rate, paused }).await.map(drop)
+}
+
+/// What was shrunk, or not, is more than that.
+async fn resume(control: &Control, job: &JobInfo) {
+    match set_paused(control, job, false).await {
+        // Given up meanwhile.
+        Err(CliError::Control(ControlClientError::Refused(ControlError::NotFound { .. }))) => {}
+        Err(error) => {
+            note(&format!("{} stays paused: {error}; `ashlar job resume {}` goes on with it", job.id, job.id));
+        }
+        Ok(()) => {}
+    }
+}
+
+async fn shrink_at_rest(
+    control: &Control,
+    volume: &VolumeInfo,
+    size: u64,
+    force: bool,
+) -> Result<VolumeInfo, CliError> {
     let name = DiskName::from(volume.name.clone());
     let gateway = Disk::gateway_name("shrink", &name);
     let disk = Disk::attach(control, &name, gateway.clone(), AttachMode::Exclusive, false).await?;

@@ -148,6 +148,7 @@ fn job(kind: JobKind, state: JobState) -> JobInfo {
         rate: is_running.then_some(6),
         gateway: is_running.then(|| "g".to_owned()),
         trouble: (!is_running).then(|| "the pool is full".to_owned()),
+        paused: state == JobState::Paused,
     }
 }
 
@@ -248,6 +249,7 @@ fn requests_come_back_the_same() {
         R::BinRestore { volume: VolumeId(7), name: None },
         R::BinRestore { volume: VolumeId(u64::MAX), name: Some(name("w")) },
         R::BinPurge { volume: VolumeId(7) },
+        R::BinPurgeExpired { volume: VolumeId(7) },
         R::AttachmentList { gateway: None },
         R::AttachmentList { gateway: Some(String::new()) },
         R::RegisterGateway { gateway: gateway(), boot: BOOT, nbd_address: "a".into(), nbd_socket: "s".into() },

@@ -1,8 +1,10 @@
 //! What has expired in the bin is purged by the leader, in a window of the day (docs/decisions/032-the-bin.md). The state has no clock, and this node
 //! only the one that its shell hands in: without it nothing expires.
 
-use super::MetadataNode;
+use super::{MetadataNode, NodeAction};
 use crate::state::Command;
+use ashlar_types::control::{ControlError, ControlReply};
+use ashlar_types::{Tick, VolumeId};
 use std::fmt;
 use std::str::FromStr;
 
@@ -87,6 +89,23 @@ impl MetadataNode {
         let volumes = self.state.bin_expired(unix, PURGED_AT_ONCE);
         if !volumes.is_empty() {
             self.propose_own(Command::BinExpire { volumes, now: unix });
+        }
+    }
+
+    /// By this clock, and not by that of whoever asks; outside of the window too.
+    pub(super) fn on_purge_expired(
+        &mut self,
+        id: u64,
+        volume: VolumeId,
+        deadline: Tick,
+        actions: &mut Vec<NodeAction>,
+    ) {
+        match self.wall.unix {
+            None => self.reply(id, Err(ControlError::Busy), actions),
+            Some(now) if self.state.is_expired(volume, now) => {
+                self.propose(id, Command::BinExpire { volumes: vec![volume], now }, deadline, actions);
+            }
+            Some(_) => self.reply(id, Ok(ControlReply::Bin(Vec::new())), actions),
         }
     }
 }

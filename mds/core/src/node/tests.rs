@@ -207,3 +207,16 @@ fn what_has_expired_waits_for_the_window() {
         assert_eq!(node.state().bin_usage().0, left, "at {unix}");
     }
 }
+
+#[test]
+fn what_is_purged_as_expired_is_so_by_the_leaders_clock() {
+    let (mut node, mut give) = alone_with_a_bin("01:00-02:00");
+    let volume = ashlar_types::VolumeId(1);
+    let ask = |id| NodeEvent::Request { id, request: ControlRequest::BinPurgeExpired { volume } };
+    give(&mut node, NodeEvent::WallClock { unix: 1_099 });
+    give(&mut node, ask(100));
+    assert_eq!(node.state().bin_usage().0, 1, "it is kept for a second more");
+    give(&mut node, NodeEvent::WallClock { unix: 1_100 });
+    give(&mut node, ask(101));
+    assert_eq!(node.state().bin_usage().0, 0, "whether or not the window is open");
+}

@@ -263,8 +263,14 @@ impl ClusterState {
         job.filled_before += std::mem::take(&mut job.filled);
         job.trouble = None;
         let Some(worker) = job.worker.take() else { return };
+        let living = self.volumes[&volume].attachments.keys().next().copied();
+        let oldest = living.unwrap_or(AttachmentId(self.next.attachment));
         self.raise_floor(volume, |floor| {
-            floor.generations.insert(worker.attachment, Generation(2));
+            floor.oldest_attachment = floor.oldest_attachment.max(oldest);
+            // Named where its age alone doesn't fence it, so that floors don't grow with every worker.
+            if worker.attachment >= oldest {
+                floor.generations.insert(worker.attachment, Generation(2));
+            }
         });
     }
 
@@ -277,19 +283,11 @@ impl ClusterState {
 
     pub(super) fn job_grant(&self, job: JobId, session: SessionId) -> Outcome {
         let (job, worker) = self.working(job, session)?;
-        let volume = &self.volumes[&job.volume];
-        let lowest = self.chain(volume.top).last().expect("L2: a volume has a layer");
-        let waiting_for = match volume.barrier {
-            Some(barrier) if !worker.active => Some(self.waiting_for(barrier)),
-            _ if job.kind == JobKind::Flatten && self.is_merging(lowest) => {
-                Some("a merge of its lowest layer".to_owned())
-            }
-            _ if job.kind == JobKind::Zero && self.is_reserving(volume.id) => Some("its reservation".to_owned()),
-            _ => None,
-        };
-        if let Some(waiting_for) = waiting_for {
+        if let Some(waiting_for) = self.job_waits_for(job) {
             return Err(ControlError::Fencing { waiting_for });
         }
+        let volume = &self.volumes[&job.volume];
+        let lowest = self.lowest_layer(volume);
         let (layers, base) = match job.kind {
             JobKind::Flatten => (vec![lowest], volume.origin),
             JobKind::Zero => (self.stack(volume.top), None),
@@ -309,6 +307,24 @@ impl ClusterState {
             base,
         };
         Ok(ControlReply::JobWork(Box::new(JobWork { job: self.job_info(job), grant })))
+    }
+
+    fn lowest_layer(&self, volume: &VolumeRecord) -> LayerId {
+        self.chain(volume.top).last().expect("L2: a volume has a layer")
+    }
+
+    /// Why its worker is granted nothing yet, or would not be.
+    fn job_waits_for(&self, job: &JobRecord) -> Option<String> {
+        let volume = &self.volumes[&job.volume];
+        let is_active = job.worker.as_ref().is_none_or(|worker| worker.active);
+        match (job.kind, volume.barrier) {
+            (_, Some(barrier)) if !is_active => Some(self.waiting_for(barrier)),
+            (JobKind::Flatten, _) if self.is_merging(self.lowest_layer(volume)) => {
+                Some("a merge of its lowest layer".to_owned())
+            }
+            (JobKind::Zero, _) if self.is_reserving(volume.id) => Some("its reservation".to_owned()),
+            _ => None,
+        }
     }
 
     pub(super) fn job_progress(
@@ -443,8 +459,21 @@ impl ClusterState {
             filled: job.filled_before + job.filled,
             rate: job.rate,
             gateway: job.worker.as_ref().map(|worker| worker.gateway.clone()),
-            trouble: job.trouble.clone(),
+            trouble: self.job_trouble(job),
+            paused: job.paused,
         }
+    }
+
+    /// What its worker has told, or what is known without one.
+    fn job_trouble(&self, job: &JobRecord) -> Option<String> {
+        if job.ending.is_some() {
+            return None;
+        }
+        if self.is_in_bin(job.volume) {
+            return Some("its volume is in the bin".to_owned());
+        }
+        let waits = || self.job_waits_for(job).filter(|_| !job.paused).map(|what| format!("it waits for {what}"));
+        job.trouble.clone().or_else(waits)
     }
 
     pub(super) fn assert_jobs(&self) {

@@ -204,6 +204,7 @@ impl ClusterState {
             | R::SnapshotGroupList
             | R::SnapshotGroupShow { .. }
             | R::BinList
+            | R::BinPurgeExpired { .. }
             | R::SessionGrant { .. }
             | R::JobList
             | R::JobGrant { .. }

@@ -184,6 +184,7 @@ fn is_repeatable(request: &ControlRequest) -> bool {
         | R::VolumeToBin { .. }
         | R::BinRestore { .. }
         | R::BinPurge { .. }
+        | R::BinPurgeExpired { .. }
         | R::VolumeRevert { .. }
         | R::VolumeClone { .. }
         | R::Attach { .. }

@@ -29,6 +29,7 @@ impl From<JobInfo> for proto::JobInfo {
             rate: job.rate,
             gateway: job.gateway,
             trouble: job.trouble,
+            paused: job.paused,
         }
     }
 }
@@ -60,6 +61,7 @@ impl TryFrom<proto::JobInfo> for JobInfo {
             rate: job.rate,
             gateway: job.gateway,
             trouble: job.trouble,
+            paused: job.paused,
         })
     }
 }

@@ -100,6 +100,7 @@ impl From<ControlRequest> for proto::ControlRequest {
                 Kind::BinRestore(proto::BinRestore { volume: volume.0, name: name.map(Into::into) })
             }
             R::BinPurge { volume } => Kind::BinPurge(proto::BinPurge { volume: volume.0 }),
+            R::BinPurgeExpired { volume } => Kind::BinPurgeExpired(proto::BinPurgeExpired { volume: volume.0 }),
             R::AttachmentList { gateway } => Kind::AttachmentList(proto::AttachmentList { gateway }),
             R::RegisterGateway { gateway, boot, nbd_address, nbd_socket } => {
                 Kind::RegisterGateway(proto::RegisterGateway { gateway, boot: boot.0, nbd_address, nbd_socket })
@@ -264,6 +265,7 @@ impl TryFrom<proto::ControlRequest> for ControlRequest {
                 name: r.name.map(|n| name("BinRestore.name", &n)).transpose()?,
             },
             Kind::BinPurge(r) => R::BinPurge { volume: VolumeId(r.volume) },
+            Kind::BinPurgeExpired(r) => R::BinPurgeExpired { volume: VolumeId(r.volume) },
             Kind::AttachmentList(r) => R::AttachmentList { gateway: r.gateway },
             Kind::RegisterGateway(r) => R::RegisterGateway {
                 gateway: r.gateway,

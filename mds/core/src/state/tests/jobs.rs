@@ -329,3 +329,38 @@ fn zeroes_would_hide_the_origin_of_a_clone() {
     cluster.pass_barriers();
     cluster.ask(set()).expect("it stands on nothing");
 }
+
+#[test]
+fn a_job_says_what_it_waits_for_though_nobody_has_told() {
+    let mut cluster = Cluster::with_pool(1, 1);
+    cluster.eager("e", 10 * MIB).expect("asked for");
+    assert_eq!(cluster.jobs()[0].trouble.as_deref(), Some("it waits for its reservation"));
+    cluster.keep_reserves();
+    assert_eq!(cluster.jobs()[0].trouble, None);
+}
+
+#[test]
+fn whether_a_job_is_paused_by_the_operator_is_told_while_its_volume_is_in_the_bin() {
+    let (mut cluster, job) = Cluster::with_flatten();
+    let to_bin = |name| ControlRequest::VolumeToBin { name, with_snapshots: false, retention: Some(9), at: 1 };
+    cluster.ask(to_bin(name("c"))).expect("nobody has it");
+    let told = cluster.jobs().remove(0);
+    assert_eq!((told.state, told.paused), (JobState::Paused, false));
+    assert_eq!(told.trouble.as_deref(), Some("its volume is in the bin"));
+    cluster.ask(ControlRequest::JobSet { job: job.id, rate: None, paused: true }).expect("is there");
+    assert!(cluster.jobs()[0].paused);
+}
+
+/// Floors are told to all; they must not grow with each worker that there was.
+#[test]
+fn a_worker_is_fenced_by_its_age_where_nobody_older_lives() {
+    let (mut cluster, job) = Cluster::with_flatten();
+    let mut replaces = None;
+    for _ in 0..5 {
+        replaces = cluster.take(job.id, replaces);
+        cluster.pass_barriers();
+        let work = cluster.work(job.id, replaces.expect("open")).expect("those before it are fenced");
+        assert!(!cluster.floor_fences(&work));
+    }
+    assert!(cluster.state.volumes[&job.volume].floor.generations.is_empty());
+}
