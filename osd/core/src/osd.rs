@@ -238,6 +238,9 @@ impl<P: Policy> Osd<P> {
         {
             self.env.net.pose_as(info.boot);
         }
+        if is_news {
+            self.wiping.on_view(self.env.me(), &self.env.view.wipes, self.env.now);
+        }
         if is_news && self.env.mounted {
             self.refresh_pgs();
         }

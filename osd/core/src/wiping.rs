@@ -8,11 +8,13 @@ use crate::policy::Policy;
 use crate::store::WipeReport as Blocks;
 use ashlar_types::control::ControlRequest;
 use ashlar_types::wipe::{Wipe, WipeReport};
-use ashlar_types::{BLOCK_BYTES, Duration, Tick, WipeId};
+use ashlar_types::{BLOCK_BYTES, Duration, OsdId, Tick, WipeId};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Between two looks while nothing of the disk calls.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
+/// Between two looks whether the PGs here have heard that a volume is gone.
+const GONE_EVERY: Duration = Duration::from_millis(100);
 /// A client that asked for something so long ago is still there: the next few MiB wait.
 const CLIENT_IS_NEAR: Duration = Duration::from_millis(200);
 const SLOWLY: Duration = Duration::from_millis(50);
@@ -21,6 +23,10 @@ const TELL_AGAIN: Duration = Duration::from_millis(1000);
 
 #[derive(Debug, Default)]
 pub(crate) struct Wiping {
+    /// What the view asks of this OSD.
+    wished: Vec<Wipe>,
+    /// When it is looked again whether one of those can begin.
+    look_at: Tick,
     /// What the wipe under way is for.
     under_way: BTreeSet<WipeId>,
     next_at: Tick,
@@ -30,17 +36,27 @@ pub(crate) struct Wiping {
 }
 
 impl Wiping {
-    /// Before the store is polled.
-    pub(crate) fn act<P: Policy>(&mut self, env: &mut Env<P>) {
-        if env.view.wipes.is_empty() && self.done.is_empty() && self.under_way.is_empty() {
+    pub(crate) fn on_view(&mut self, me: OsdId, wipes: &[Wipe], now: Tick) {
+        if wipes.is_empty() && self.wished.is_empty() {
             return;
         }
-        let me = env.me();
-        let wished: Vec<&Wipe> = env.view.wipes.iter().filter(|wipe| wipe.osds.contains(&me)).collect();
-        self.done.retain(|id, _| wished.iter().any(|wipe| wipe.id == *id));
-        if self.under_way.is_empty() && env.mounted {
-            let is_ready = |wipe: &&&Wipe| !self.done.contains_key(&wipe.id) && is_gone(wipe, env);
-            let ready: BTreeSet<WipeId> = wished.iter().filter(is_ready).map(|wipe| wipe.id).collect();
+        self.wished = wipes.iter().filter(|wipe| wipe.osds.contains(&me)).cloned().collect();
+        let ids: BTreeSet<WipeId> = self.wished.iter().map(|wipe| wipe.id).collect();
+        self.done.retain(|id, _| ids.contains(id));
+        self.look_at = now;
+    }
+
+    /// Whether something is asked for that is neither done nor under way.
+    fn is_wanted(&self) -> bool {
+        self.under_way.is_empty() && self.done.len() < self.wished.len()
+    }
+
+    /// Before the store is polled.
+    pub(crate) fn act<P: Policy>(&mut self, env: &mut Env<P>) {
+        if self.is_wanted() && self.look_at <= env.now && env.mounted {
+            self.look_at = env.now + GONE_EVERY;
+            let is_ready = |wipe: &&Wipe| !self.done.contains_key(&wipe.id) && is_gone(wipe, env);
+            let ready: BTreeSet<WipeId> = self.wished.iter().filter(is_ready).map(|wipe| wipe.id).collect();
             if !ready.is_empty() && P::WIPE_TOLD_EARLY {
                 self.under_way = ready;
                 self.on_wiped(Blocks::default(), env);
@@ -85,15 +101,20 @@ impl Wiping {
             unverified: bytes(blocks.unverified),
             damaged_pages: blocks.damaged_pages,
         };
-        self.done.extend(std::mem::take(&mut self.under_way).into_iter().map(|id| (id, report)));
+        let ended = std::mem::take(&mut self.under_way);
+        // One that was given up meanwhile is told to nobody.
+        self.done.extend(self.wished.iter().filter(|wipe| ended.contains(&wipe.id)).map(|wipe| (wipe.id, report)));
         self.tell_at = env.now;
+        // What was asked for meanwhile.
+        self.look_at = env.now;
     }
 
     /// After the store was polled: when to be called again.
     pub(crate) fn next(&self, now: Tick) -> Option<Tick> {
         let next_look = (!self.under_way.is_empty()).then(|| self.next_at.max(now + LOOK_EVERY));
         let tell_at = (!self.done.is_empty()).then_some(self.tell_at);
-        next_look.into_iter().chain(tell_at).min()
+        let look_at = self.is_wanted().then(|| self.look_at.max(now + LOOK_EVERY));
+        next_look.into_iter().chain(tell_at).chain(look_at).min()
     }
 }
 

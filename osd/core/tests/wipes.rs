@@ -79,6 +79,18 @@ fn a_wipe_waits_until_the_volume_is_gone_here() {
 }
 
 #[test]
+fn one_that_is_given_up_in_the_middle_does_not_hold_up_the_next() {
+    let mut node = with_data();
+    node.delete_volume();
+    node.want_wipe(3, &[7]);
+    node.forget_wipes();
+    node.want_wipe(4, &[7]);
+    node.pass(20_000);
+    let all: Vec<WipeId> = told(&node).into_iter().flat_map(|(wipes, _)| wipes).collect();
+    assert!(all.contains(&WipeId(4)) && !all.contains(&WipeId(3)), "{all:?}");
+}
+
+#[test]
 fn who_is_not_asked_wipes_nothing() {
     let mut node = with_data();
     node.delete_volume();

@@ -111,11 +111,12 @@ impl Running {
         state.is_space_wanted || self.checkpoint.is_some() || is_on_its_way()
     }
 
-    fn moment(&self) -> Moment {
+    fn moment(&self, state: &State) -> Moment {
         Moment {
             checkpoint: self.superblock.seq,
             checkpoint_runs: self.checkpoint.is_some(),
             next_read: self.reads.next(),
+            has_suspects: state.has_suspects(),
         }
     }
 
@@ -123,7 +124,7 @@ impl Running {
         if self.wipe.is_some() {
             return false;
         }
-        self.wipe = Some(Wipe::begin(self.moment()));
+        self.wipe = Some(Wipe::begin());
         self.space.is_wiping = true;
         true
     }
@@ -144,7 +145,10 @@ impl Running {
     }
 
     pub(super) fn advance_wipe(&mut self, state: &mut State, device: &Device, events: &mut VecDeque<StoreEvent>) {
-        let now = self.moment();
+        if self.wipe.is_none() {
+            return;
+        }
+        let now = self.moment(state);
         let Some(wipe) = &mut self.wipe else { return };
         if let Some(mut report) = wipe.advance(now, &mut self.space) {
             report.damaged_pages = device.stats.bad_pages;

@@ -416,6 +416,11 @@ impl State {
         }
     }
 
+    /// Whether a write is undecided of which mount found the record but not the data.
+    pub(super) fn has_suspects(&self) -> bool {
+        self.pgs.values().any(|mem| mem.prepared.values().any(|entry| !entry.public.data_good))
+    }
+
     pub(super) fn drop_chunk(&mut self, pg: PgId, chunk: ChunkId) {
         self.take_back_merge_of(pg, chunk);
         self.roll_back(pg, chunk, Version::NONE, false);

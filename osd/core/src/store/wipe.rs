@@ -3,6 +3,8 @@
 //! it was written after a flush. W3: a wipe covers whatever was freed, or dropped by a record, before it began: it begins with a checkpoint that begins later,
 //! since that frees what was dropped, and with it ends every read that looked at it. W4: it ends with another such checkpoint: who took a
 //! block meanwhile, instead of its being wiped, has written it.
+//! W5: it begins when no write is undecided whose data had not arrived when the process before ended: in the blocks of such a one lies what was there before, and
+//! they are free when it is undone.
 //! What was freed before this process began is not known from what was never in use: all that is free is read, and overwritten unless it is
 //! zero. Driven by `store::Store::poll`; each round is asked for from outside, so that clients are not disturbed.
 
@@ -99,6 +101,8 @@ struct Settling {
 
 #[derive(Debug)]
 enum Phase {
+    /// W5
+    Waits,
     /// W3
     Begins(Settling),
     Wipes,
@@ -146,6 +150,8 @@ pub(super) struct Moment {
     pub checkpoint_runs: bool,
     /// The number that the next read will have.
     pub next_read: u64,
+    /// Whether a write is undecided whose data is not there.
+    pub has_suspects: bool,
 }
 
 impl Settling {
@@ -159,11 +165,11 @@ impl Settling {
 }
 
 impl Wipe {
-    pub(super) fn begin(now: Moment) -> Wipe {
+    pub(super) fn begin() -> Wipe {
         let mut zeroes = aligned_payload(PIECE_BLOCKS_MAX as usize * PAGE_BYTES);
         zeroes.resize(PIECE_BLOCKS_MAX as usize * PAGE_BYTES, 0);
         Wipe {
-            phase: Phase::Begins(Settling::begin(now)),
+            phase: Phase::Waits,
             left: Unwiped { freed: UnitSet::default(), unknown: UnitSet::default() },
             round: None,
             report: WipeReport::default(),
@@ -177,14 +183,14 @@ impl Wipe {
             Phase::Begins(settling) | Phase::Ends(settling) => {
                 now.checkpoint < settling.checkpoint && !now.checkpoint_runs
             }
-            Phase::Wipes => false,
+            Phase::Waits | Phase::Wipes => false,
         }
     }
 
     /// Blocks that it still has to look at, about; before it knows them all that there are.
     pub(super) fn left(&self, space: &SpaceKeeper) -> u64 {
         match &self.phase {
-            Phase::Begins(_) => space.unwiped.blocks(),
+            Phase::Waits | Phase::Begins(_) => space.unwiped.blocks(),
             Phase::Wipes | Phase::Ends(_) => self.left.blocks(),
         }
     }
@@ -192,6 +198,12 @@ impl Wipe {
     /// Goes from one phase to the next; the report when it has ended.
     pub(super) fn advance(&mut self, now: Moment, space: &mut SpaceKeeper) -> Option<WipeReport> {
         match &mut self.phase {
+            Phase::Waits => {
+                if !now.has_suspects {
+                    self.phase = Phase::Begins(Settling::begin(now));
+                }
+                None
+            }
             Phase::Begins(settling) => {
                 if settling.is_done(now, space) && !space.is_trimming() {
                     self.left = space.unwiped.take();
