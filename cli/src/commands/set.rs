@@ -81,10 +81,17 @@ async fn shrink(control: &Control, volume: &VolumeInfo, size: u64, force: bool) 
         .filter(|job| job.kind == JobKind::Zero && job.state != JobState::Paused);
     let Some(job) = job else { return shrink_at_rest(control, volume, size, force).await };
     let mut interrupt = interrupts()?;
-    if let Err(error) = set_paused(control, &job, true).await {
-        // It may have been heard all the same.
-        resume(control, &job).await;
-        return Err(error);
+    match set_paused(control, &job, true).await {
+        Ok(()) => {}
+        // It has just ended.
+        Err(CliError::Control(ControlClientError::Refused(ControlError::NotFound { .. }))) => {
+            return shrink_at_rest(control, volume, size, force).await;
+        }
+        Err(error) => {
+            // It may have been heard all the same.
+            resume(control, &job).await;
+            return Err(error);
+        }
     }
     let shrunk = tokio::select! {
         shrunk = shrink_at_rest(control, volume, size, force) => shrunk,
