@@ -61,6 +61,8 @@ pub struct Usage {
     /// Per OSD, in order.
     pub device_bytes_by_osd: Option<Vec<u64>>,
     pub flushes: Option<u64>,
+    /// Bytes read from the disks of all OSDs.
+    pub device_read_bytes: Option<u64>,
 }
 
 impl Usage {
@@ -112,13 +114,15 @@ impl Snapshot {
             return;
         }
         let mut by_osd = Vec::new();
-        let mut flushes = 0;
+        let (mut flushes, mut read) = (0, 0);
         for (name, after) in &later.disks {
             let before = self.disks.get(name).copied().unwrap_or_default();
             by_osd.push(after.written_bytes.saturating_sub(before.written_bytes));
             flushes += after.flushes.saturating_sub(before.flushes);
+            read += after.read_bytes.saturating_sub(before.read_bytes);
         }
         usage.device_bytes = Some(by_osd.iter().sum());
+        usage.device_read_bytes = Some(read);
         usage.device_bytes_by_osd = Some(by_osd);
         usage.flushes = later.disks.keys().all(|name| name.contains("loop")).then_some(flushes);
     }
@@ -186,19 +190,20 @@ fn disk_counts(cluster: &Cluster, daemons: &[Daemon]) -> BTreeMap<String, Device
         if let Some(device) = &disk.loop_name {
             counts.insert(format!("{name} on {device}"), DeviceCounts::of(device).unwrap_or_default());
         } else if !disk.path.starts_with("/dev/shm")
-            && let Some(written_bytes) =
-                daemons.iter().find(|daemon| daemon.name == *name).and_then(|daemon| written_bytes(daemon.pid))
+            && let Some(of_process) =
+                daemons.iter().find(|daemon| daemon.name == *name).and_then(|daemon| process_counts(daemon.pid))
         {
-            counts.insert(name.clone(), DeviceCounts { written_bytes, flushes: 0 });
+            counts.insert(name.clone(), of_process);
         }
     }
     counts
 }
 
 /// proc(5), `/proc/PID/io`. It counts nothing for files in RAM.
-fn written_bytes(pid: i32) -> Option<u64> {
+fn process_counts(pid: i32) -> Option<DeviceCounts> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/io")).ok()?;
-    text.lines().find_map(|line| line.strip_prefix("write_bytes: "))?.trim().parse().ok()
+    let field = |name: &str| text.lines().find_map(|line| line.strip_prefix(name))?.trim().parse().ok();
+    Some(DeviceCounts { read_bytes: field("read_bytes: ")?, written_bytes: field("write_bytes: ")?, flushes: 0 })
 }
 
 /// Resident memory of a process: now, and at most so far. Bytes.

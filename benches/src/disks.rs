@@ -75,19 +75,24 @@ impl Disks {
 /// What a loop device has done since it was set up.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct DeviceCounts {
+    pub read_bytes: u64,
     pub written_bytes: u64,
     pub flushes: u64,
 }
 
 impl DeviceCounts {
-    /// From `/sys/block/NAME/stat` (Documentation/block/stat.rst): field 7 is sectors written, field 16 flushes.
+    /// From `/sys/block/NAME/stat` (Documentation/block/stat.rst): field 3 is sectors read, field 7 sectors written, field 16 flushes.
     pub fn of(loop_name: &str) -> Option<DeviceCounts> {
         DeviceCounts::parse(&std::fs::read_to_string(format!("/sys/block/{loop_name}/stat")).ok()?)
     }
 
     fn parse(text: &str) -> Option<DeviceCounts> {
         let fields: Vec<u64> = text.split_whitespace().map_while(|field| field.parse().ok()).collect();
-        Some(DeviceCounts { written_bytes: fields.get(6)? * 512, flushes: fields.get(15).copied().unwrap_or(0) })
+        Some(DeviceCounts {
+            read_bytes: fields.get(2)? * 512,
+            written_bytes: fields.get(6)? * 512,
+            flushes: fields.get(15).copied().unwrap_or(0),
+        })
     }
 }
 
@@ -96,9 +101,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sectors_written_and_flushes_are_found_in_stat() {
+    fn sectors_and_flushes_are_found_in_stat() {
         let counts = DeviceCounts::parse("1 2 3 4 5 6 16 8 9 10 11 12 13 14 15 77 17\n").expect("17 fields");
-        assert_eq!((counts.written_bytes, counts.flushes), (8192, 77));
+        assert_eq!((counts.read_bytes, counts.written_bytes, counts.flushes), (1536, 8192, 77));
         assert!(DeviceCounts::parse("1 2").is_none());
     }
 }

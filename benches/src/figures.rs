@@ -1,5 +1,6 @@
 //! What this project wants to reach, figure by figure, and what was measured beside it.
-//! F1: what the clock says is judged only where the rest of the machine was quiet; processor time and counts are always.
+//! F1: what the clock says is judged only where the rest of the machine was quiet; processor time and counts are always, and so are ratios of
+//! what was measured in turns.
 
 use crate::report::render;
 use serde::Serialize;
@@ -35,6 +36,30 @@ pub enum Subject {
     ManyVolumesRead,
     FullWrite,
     FullRead,
+    SnapshotWall,
+    SnapshotWallWorst,
+    SnapshotStall,
+    SnapshotStallWorst,
+    CloneOne,
+    CloneHundreds,
+    CloneThousand,
+    CloneFirstWrite,
+    ReadDepth1,
+    ReadDepth16,
+    ReadDepth256,
+    ReadWritten1,
+    ReadWritten16,
+    ReadWritten256,
+    ReadClones1Cold,
+    ReadClones16Cold,
+    ReadClones1Warm,
+    ReadClones16Warm,
+    MergeBytes,
+    SharedParentBytes,
+    ManyLayersWrite,
+    ManyLayersRead,
+    EagerSpeed,
+    EagerClient,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -48,11 +73,14 @@ enum Better {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum By {
     Clock,
+    /// A time so far above what is expected that other work only matters where it is missed.
+    Slowed,
+    /// Counts, and what was measured in turns with what it is compared with: others disturb both.
     Count,
 }
 
 use Better::{Less, More};
-use By::{Clock, Count};
+use By::{Clock, Count, Slowed};
 
 #[derive(Clone, Copy, Debug)]
 struct Target {
@@ -68,6 +96,7 @@ struct Target {
 impl Subject {
     fn target(self) -> Target {
         let target = |what, unit, better, by, goal, least| Target { what, unit, better, by, goal, least };
+        let at_most = |what, unit, by, goal| Target { what, unit, better: Less, by, goal, least: None };
         match self {
             Subject::CpuWrite => target("cpu per 4k write QD32", "us", Less, Count, 40.0, Some(55.0)),
             Subject::CpuRead => target("cpu per 4k read QD32", "us", Less, Count, 15.0, Some(20.0)),
@@ -103,6 +132,32 @@ impl Subject {
             Subject::ManyVolumesRead => target("many volumes: cpu per 4k read, more by", "%", Less, Count, 10.0, None),
             Subject::FullWrite => target("full, overwritten: cpu per 4k write, more by", "%", Less, Count, 10.0, None),
             Subject::FullRead => target("full, overwritten: cpu per 4k read, more by", "%", Less, Count, 10.0, None),
+            Subject::SnapshotWall => at_most("snapshot of a written volume, median", "ms", Slowed, 10.0),
+            Subject::SnapshotWallWorst => at_most("snapshot of a written volume, worst", "ms", Slowed, 10.0),
+            Subject::SnapshotStall => at_most("slowest write around a snapshot, median", "ms", Slowed, 20.0),
+            Subject::SnapshotStallWorst => at_most("slowest write around a snapshot, worst", "ms", Slowed, 20.0),
+            Subject::CloneOne => at_most("one clone, median", "ms", Slowed, 5.0),
+            Subject::CloneHundreds => at_most("200 clones, worst", "s", Slowed, 1.0),
+            Subject::CloneThousand => at_most("1,000 clones, worst", "s", Slowed, 5.0),
+            Subject::CloneFirstWrite => at_most("first 4k write on a fresh clone / on a volume", "x", Count, 2.0),
+            Subject::ReadDepth1 => at_most("4k read QD1 under 1 snapshot / none", "x", Count, 1.05),
+            Subject::ReadDepth16 => at_most("4k read QD1 under 16 snapshots / none", "x", Count, 1.1),
+            Subject::ReadDepth256 => at_most("4k read QD1 under 256 snapshots / none", "x", Count, 1.1),
+            Subject::ReadWritten1 => at_most("the same, 1 written layer / none", "x", Count, 1.05),
+            Subject::ReadWritten16 => at_most("the same, 16 written layers / none", "x", Count, 1.1),
+            Subject::ReadWritten256 => at_most("the same, 256 written layers / none", "x", Count, 1.1),
+            Subject::ReadClones1Cold => at_most("4k read QD1 through 1 clone, cold / no clone", "x", Count, 1.3),
+            Subject::ReadClones16Cold => at_most("4k read QD1 through 16 clones, cold / no clone", "x", Count, 2.0),
+            Subject::ReadClones1Warm => at_most("4k read QD1 through 1 clone, warm / no clone", "x", Count, 1.05),
+            Subject::ReadClones16Warm => at_most("4k read QD1 through 16 clones, warm / no clone", "x", Count, 1.1),
+            Subject::MergeBytes => at_most("disk bytes of deleting a snapshot / its data", "%", Count, 1.0),
+            Subject::SharedParentBytes => at_most("bytes read for 100 clones / their parent's", "x", Count, 1.05),
+            Subject::ManyLayersWrite => at_most("many layers: cpu per 4k write, more by", "%", Count, 10.0),
+            Subject::ManyLayersRead => at_most("many layers: cpu per 4k read, more by", "%", Count, 10.0),
+            Subject::EagerClient => at_most("client's p99 beside eager-zeroing / without", "x", Count, 1.5),
+            Subject::EagerSpeed => {
+                Target { better: More, ..at_most("speed of eager-zeroing / of 1M write QD8", "%", Count, 70.0) }
+            }
         }
     }
 }
@@ -154,6 +209,7 @@ impl Figure {
             Clock if others_cores > OTHERS_CORES_MAX => Judgement::NotJudged,
             _ if reaches(goal) => Judgement::Goal,
             _ if least.is_some_and(reaches) => Judgement::Least,
+            Slowed if others_cores > OTHERS_CORES_MAX => Judgement::NotJudged,
             _ => Judgement::Missed,
         };
         let (raw, of_raw, ceph) = (None, None, None);
@@ -163,6 +219,16 @@ impl Figure {
     /// The run itself was too noisy.
     pub fn not_judged(self) -> Figure {
         Figure { judgement: Judgement::NotJudged, ..self }
+    }
+
+    /// The run tells only that the true value lies somewhere here: if the goal does too, it says nothing.
+    pub fn between(self, low: f64, high: f64) -> Figure {
+        if low <= self.goal && self.goal < high { self.not_judged() } else { self }
+    }
+
+    /// What it was compared with is as bad.
+    pub fn not_judged_if_missed(self) -> Figure {
+        if self.judgement == Judgement::Missed { self.not_judged() } else { self }
     }
 
     pub fn beside_raw(self, raw: Option<f64>) -> Figure {
@@ -252,6 +318,22 @@ mod tests {
         assert_eq!(judgement(Subject::WallWrite, 10.0, 0.1), Judgement::Goal);
         assert_eq!(judgement(Subject::CpuRead, 10.0, 1.5), Judgement::Goal);
         assert_eq!(judgement(Subject::DeviceBytesQd1, 2.3, 1.5), Judgement::Missed);
+    }
+
+    #[test]
+    fn what_others_can_only_slow_down_may_be_reached_beside_them() {
+        assert_eq!(judgement(Subject::SnapshotWall, 9.0, 1.5), Judgement::Goal);
+        assert_eq!(judgement(Subject::SnapshotWall, 11.0, 1.5), Judgement::NotJudged);
+        assert_eq!(judgement(Subject::SnapshotWall, 11.0, 0.0), Judgement::Missed);
+    }
+
+    #[test]
+    fn a_goal_between_what_may_be_is_not_judged() {
+        let judged = |low, high| Figure::new(Subject::ReadDepth1, 1.04, 0.0).between(low, high).judgement;
+        assert_eq!(judged(1.0, 1.05), Judgement::Goal);
+        assert_eq!(judged(1.0, 1.06), Judgement::NotJudged);
+        let missed = Figure::new(Subject::EagerSpeed, 60.0, 0.0).between(55.0, 69.0);
+        assert_eq!(missed.judgement, Judgement::Missed);
     }
 
     #[test]

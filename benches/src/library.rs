@@ -50,12 +50,7 @@ impl Library {
         contents: Option<Contents>,
     ) -> Result<Library, BenchError> {
         let Attachments { mds, names, gateway } = attachments.clone();
-        // One worker: the load comes from the thread that completes requests (load.rs, G3).
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(1)
-            .enable_all()
-            .build()
-            .map_err(|source| BenchError::Spawn { program: "a runtime".to_owned(), source })?;
+        let runtime = load_runtime()?;
         let control = ControlClient::new(mds)?;
         let volumes = runtime.block_on(open_all(&control, &names, &gateway, mode))?;
         let device = Joined::of(volumes.iter().map(|volume| volume.clone() as Arc<dyn BlockDevice>).collect())?;
@@ -126,6 +121,11 @@ impl Library {
     }
 }
 
+/// Of a client that isn't there yet.
+pub fn gateway_name() -> String {
+    format!("bench.{}.{}", std::process::id(), CLIENTS.fetch_add(1, Ordering::Relaxed))
+}
+
 /// Makes volumes of one size, many at a time.
 pub fn create_volumes(mds: &[String], names: Vec<String>, bytes: u64) -> Result<(), BenchError> {
     let runtime = control_runtime()?;
@@ -156,8 +156,7 @@ pub struct Attachments {
 impl Attachments {
     /// Of a client that isn't there yet.
     pub fn new(mds: &[String], names: &[String]) -> Attachments {
-        let gateway = format!("bench.{}.{}", std::process::id(), CLIENTS.fetch_add(1, Ordering::Relaxed));
-        Attachments { mds: mds.to_vec(), names: names.to_vec(), gateway }
+        Attachments { mds: mds.to_vec(), names: names.to_vec(), gateway: gateway_name() }
     }
 
     pub fn detach(self) -> Result<(), BenchError> {
@@ -177,7 +176,13 @@ impl Attachments {
     }
 }
 
-fn control_runtime() -> Result<Runtime, BenchError> {
+/// One worker: the load comes from the thread that completes requests (load.rs, G3).
+pub fn load_runtime() -> Result<Runtime, BenchError> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+    runtime.map_err(|source| BenchError::Spawn { program: "a runtime".to_owned(), source })
+}
+
+pub fn control_runtime() -> Result<Runtime, BenchError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime.map_err(|source| BenchError::Spawn { program: "a runtime".to_owned(), source })
 }
@@ -204,7 +209,7 @@ async fn open_all(
 }
 
 /// What all of them come to, [`CONTROL_DEPTH`] at a time; or the first failure.
-async fn all_in_order<F, T>(tasks: impl Iterator<Item = F>) -> Result<Vec<T>, BenchError>
+pub async fn all_in_order<F, T>(tasks: impl Iterator<Item = F>) -> Result<Vec<T>, BenchError>
 where
     F: Future<Output = Result<T, BenchError>> + Send + 'static,
     T: Send + 'static,

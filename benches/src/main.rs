@@ -1,7 +1,7 @@
 //! `ashlar-bench`: one command that measures a cluster of its own beside the raw disk and prints one table, and JSON.
 //!
 //! - [`jobs`] and [`measure`] have the jobs, [`ceph`] puts another system beside them, [`accept`] has the acceptance measurements.
-//! - [`scaling`], [`size`] and [`store_core`] say how cost grows with a cluster; [`smoke`] is the short run for CI.
+//! - [`scaling`], [`size`] and [`store_core`] say how cost grows with a cluster; [`layers`] measures snapshots and clones; [`smoke`] is the short run for CI.
 //! - [`figures`] says what is wanted of each figure, and judges.
 //! - [`load`] makes the load over the library, [`contents`] knows what a volume should hold; [`load_command`] does so on others' clusters.
 //! - [`accounting`] says what it cost, [`sandbox`] takes everything away again.
@@ -19,6 +19,7 @@ mod figures;
 mod fio;
 mod jobs;
 mod joined;
+mod layers;
 mod library;
 mod load;
 mod load_command;
@@ -125,6 +126,9 @@ fn run(sandbox: &Sandbox, CommandLine { common, command }: CommandLine) -> Resul
         Command::Size { volumes, overwrites, rounds } => {
             let shape = size::Shape::whole(&settings, volumes, overwrites, rounds as usize);
             take("size", size::run(sandbox, &settings, &shape)?);
+        }
+        Command::Layers(args) => {
+            take("layers", layers::run(sandbox, &settings, &layers::Shape::whole(&settings, &args))?)
         }
         Command::Store(args) => take("store", store_core::run(&args.into())?),
         Command::Load(_) => unreachable!("done above"),

@@ -15,13 +15,23 @@ impl Repeated {
     pub fn of(runs: Vec<f64>) -> Repeated {
         let mut sorted = runs.clone();
         sorted.sort_by(f64::total_cmp);
-        let median = match (sorted.len(), sorted.len() / 2) {
-            (0, _) => f64::NAN,
-            (count, middle) if count % 2 == 0 => f64::midpoint(sorted[middle - 1], sorted[middle]),
-            (_, middle) => sorted[middle],
-        };
+        let median = median_of_sorted(&sorted);
         let spread = sorted.last().zip(sorted.first()).map_or(f64::NAN, |(most, least)| most - least);
         Repeated { median, spread_percent: spread / median * 100.0, runs }
+    }
+}
+
+pub fn median(values: &[f64]) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    median_of_sorted(&sorted)
+}
+
+fn median_of_sorted(sorted: &[f64]) -> f64 {
+    match (sorted.len(), sorted.len() / 2) {
+        (0, _) => f64::NAN,
+        (count, middle) if count % 2 == 0 => f64::midpoint(sorted[middle - 1], sorted[middle]),
+        (_, middle) => sorted[middle],
     }
 }
 

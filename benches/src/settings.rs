@@ -1,6 +1,7 @@
 //! The command line.
 
 use crate::disks::Medium;
+use crate::layers::Part;
 use ashlar_types::parse_size;
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
@@ -96,6 +97,8 @@ pub enum Command {
         #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(2..=100))]
         rounds: u32,
     },
+    /// Snapshots, clones, deep chains, merges and eager volumes, each beside the same without
+    Layers(LayersArgs),
     /// Device bytes for each byte written at random, of the store core on a simulated disk far larger than its index cache
     Store(StoreArgs),
     /// One job on a volume of a running cluster, through the library
@@ -134,6 +137,25 @@ pub struct LoadArgs {
     /// everything that was written is read
     #[arg(long)]
     pub verify: bool,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct LayersArgs {
+    /// Only these parts, one after the other [default: all]
+    #[arg(long, value_enum, value_delimiter = ',', value_name = "PART")]
+    pub only: Vec<Part>,
+    /// Reads that are compared take so many turns
+    #[arg(long, value_name = "N", default_value_t = 150, value_parser = clap::value_parser!(u32).range(2..=1000))]
+    pub rounds: u32,
+    /// Of `many`, in the whole cluster; a pool has at most 100,000
+    #[arg(long, value_name = "N", default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(101..=100_000))]
+    pub layers: u32,
+    /// Of `shared`, the parent
+    #[arg(long, value_name = "SIZE", value_parser = size, default_value = "1GiB")]
+    pub shared_bytes: u64,
+    /// Of `shared`, the gateway's; takes as much memory
+    #[arg(long, value_name = "SIZE", value_parser = size, default_value = "1.5GiB")]
+    pub cache: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Args)]
@@ -211,6 +233,8 @@ mod tests {
             "b resync --bytes 64MiB --medium file",
             "b scaling --rounds 5 --json f",
             "b size --volumes 100 --overwrites 1",
+            "b layers",
+            "b layers --only snapshot,first-write --layers 1000 --shared-bytes 64MiB --cache 1.5GiB",
             "b store --capacity 1GiB --writes 5000",
             "b load --mds a:1 --volume v --depth 32",
             "b load --mds a:1 --volume v --volume w --clients 4 --rate 5000 --size 1GiB --verify",
@@ -223,6 +247,8 @@ mod tests {
             "b load --mds a:1 --volume v --request-size 1000",
             "b load --mds a:1 --volume v --rate 0",
             "b kill-stall --kills 0",
+            "b layers --only none",
+            "b layers --layers 100001",
         ] {
             assert!(CommandLine::try_parse_from(line.split(' ')).is_err(), "{line}");
         }

@@ -63,7 +63,7 @@ impl Shape {
 }
 
 #[derive(Clone, Debug, Serialize)]
-struct Compared {
+pub struct Compared {
     job: &'static str,
     /// Microseconds of processor time.
     fresh: Repeated,
@@ -98,7 +98,7 @@ pub fn run(sandbox: &Sandbox, settings: &Settings, shape: &Shape) -> Result<Verd
     Ok(Verdict { bars: Vec::new(), figures, details })
 }
 
-fn judge(subject: Subject, row: &Compared) -> Figure {
+pub fn judge(subject: Subject, row: &Compared) -> Figure {
     let figure = Figure::new(subject, row.more_percent, row.others_cores);
     let noise_percent = row.fresh.spread_percent.max(row.large.spread_percent);
     if noise_percent > NOISE_PERCENT_MAX { figure.not_judged() } else { figure }
@@ -109,10 +109,10 @@ struct Side {
     library: Library,
 }
 
-type Prepare<'a> = dyn FnMut(&Cluster, &mut Library) -> Result<(), BenchError> + 'a;
+pub type Prepare<'a> = dyn FnMut(&Cluster, &mut Library) -> Result<(), BenchError> + 'a;
 
 /// Two clusters, one of them made large; both measured in turns: a write's cost, then a read's.
-fn beside_fresh(
+pub fn beside_fresh(
     sandbox: &Sandbox,
     settings: &Settings,
     shape: &Shape,

@@ -6,6 +6,7 @@ use crate::disks::Disks;
 use crate::error::BenchError;
 use crate::figures::Figure;
 use crate::fio;
+use crate::layers;
 use crate::library::create_volumes;
 use crate::load::{Job, Until};
 use crate::load_command;
@@ -53,6 +54,8 @@ pub fn run(sandbox: &Sandbox, settings: &Settings) -> Result<(), BenchError> {
         verify: true,
     };
     check_figures(&size::run(sandbox, settings, &shape)?, 4)?;
+    sandbox.clean_to(keep);
+    check_layers(&layers::run(sandbox, settings, &layers::Shape::smoke())?)?;
     let args = StoreArgs {
         capacity: 512 * MIB,
         log: 4 * MIB,
@@ -152,6 +155,11 @@ fn check_figures(verdict: &Verdict, count: usize) -> Result<(), BenchError> {
         true => Ok(()),
         false => Err(BenchError::Wrong(format!("figures are missing: {:?}", verdict.figures))),
     }
+}
+
+/// Two of them are counts of disks, which nobody counts where they are files in RAM.
+fn check_layers(verdict: &Verdict) -> Result<(), BenchError> {
+    check_figures(verdict, verdict.figures.len().max(20))
 }
 
 /// What the figures stand on: requests were made, processes were found, disks counted.
