@@ -145,7 +145,7 @@ pub struct LayersArgs {
     #[arg(long, value_enum, value_delimiter = ',', value_name = "PART")]
     pub only: Vec<Part>,
     /// Reads that are compared take so many turns
-    #[arg(long, value_name = "N", default_value_t = 60, value_parser = clap::value_parser!(u32).range(2..=1000))]
+    #[arg(long, value_name = "N", default_value_t = 150, value_parser = clap::value_parser!(u32).range(2..=1000))]
     pub rounds: u32,
     /// Of `many`, in the whole cluster; a pool has at most 100,000
     #[arg(long, value_name = "N", default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(101..=100_000))]

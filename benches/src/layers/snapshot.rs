@@ -66,6 +66,7 @@ pub fn run(sandbox: &Sandbox, settings: &Settings, shape: &Shape) -> Result<Foun
     let (outcome, turns) = (outcome?, turns?);
     let usage = before.until(&accounting::Snapshot::take(Some(&cluster)), 0.0);
     measure::read_back(&mut library)?;
+    let alone = alone(&control, shape.snapshots)?;
     library.detach()?;
     cluster.down()?;
     let others = usage.others_cores + usage.steal_cores;
@@ -73,10 +74,14 @@ pub fn run(sandbox: &Sandbox, settings: &Settings, shape: &Shape) -> Result<Foun
     let walls: Vec<f64> = turns.iter().map(|turn| ms(turn.wall)).collect();
     let with: Vec<f64> = turns.iter().map(|turn| ms(slowest(&outcome.slow, turn.with))).collect();
     let without: Vec<f64> = turns.iter().map(|turn| ms(slowest(&outcome.slow, turn.without))).collect();
-    print!(
-        "{}",
-        table(&[("snapshot", &walls), ("slowest write, with one", &with), ("slowest write, without", &without)])
-    );
+    let alone: Vec<f64> = alone.into_iter().map(ms).collect();
+    let rows: [(&str, &[f64]); 4] = [
+        ("snapshot", &walls),
+        ("snapshot while nobody writes", &alone),
+        ("slowest write, with one", &with),
+        ("slowest write, without", &without),
+    ];
+    print!("{}", table(&rows));
     let stall_worst = Figure::new(Subject::SnapshotStallWorst, worst(&with), others);
     let figures = vec![
         Figure::new(Subject::SnapshotWall, median(&walls), others),
@@ -87,7 +92,7 @@ pub fn run(sandbox: &Sandbox, settings: &Settings, shape: &Shape) -> Result<Foun
     ];
     let details = json!({
         "writes": outcome.writes, "writes_per_s": outcome.writes as f64 / outcome.elapsed.as_secs_f64(),
-        "wall_ms": walls, "slowest_write_with_ms": with, "slowest_write_without_ms": without,
+        "wall_ms": walls, "wall_alone_ms": alone, "slowest_write_with_ms": with, "slowest_write_without_ms": without,
         "others_cores": others, "volume_mib": shape.volume_bytes / MIB,
     });
     Ok(Found { figures, details })
@@ -124,6 +129,15 @@ fn take_in_turns(control: &Control, count: usize) -> Result<Vec<Turn>, BenchErro
     }
     std::thread::sleep(CALM);
     Ok(turns)
+}
+
+/// Beside those under load they say what of it is waiting for a turn.
+fn alone(control: &Control, count: usize) -> Result<Vec<Duration>, BenchError> {
+    let take = |nth: usize| {
+        std::thread::sleep(CALM);
+        control.snapshot("written", &format!("alone{nth}"))
+    };
+    (0..count).map(take).collect()
 }
 
 /// A write is of a span if it was under way at any moment of it. Eight are under way at any time, so nobody waits longer between two completions than the
