@@ -3,6 +3,10 @@
 mod support;
 
 use ashlar_osd_core::Honest;
+use ashlar_osd_core::store::NextBelow;
+use ashlar_osd_core::store::api::ReadKind;
+use ashlar_types::{BlockIndex, ChunkId, ChunkIndex, LayerId, Version};
+use std::sync::Arc;
 use support::model::{Model, check};
 use support::workload::Workload;
 use support::{MIB, Rig, config, formatted};
@@ -54,4 +58,83 @@ fn the_store_does_what_the_model_does() {
     for seed in 0..12 {
         run(seed, 600, 16 * MIB, seed % 2 == 0, if seed % 3 == 0 { 2 } else { 256 });
     }
+}
+
+/// What the resolved index has said.
+#[derive(Debug, Default)]
+struct Told {
+    resolved: usize,
+    unresolved: usize,
+}
+
+/// Goes through a stack of all layers there are, as a read does whose top layer has nothing.
+fn walk_down(rig: &mut Rig<Honest>, workload: &mut Workload, model: &Model, told: &mut Told) {
+    let (pg, index) = (workload.pg(), ChunkIndex(workload.rng.below(u64::from(workload.chunks)) as u32));
+    let Some(chunks) = model.pgs.get(&pg).map(|of| &of.chunks) else { return };
+    let mut layers: Vec<LayerId> = chunks.keys().map(|chunk| chunk.layer).collect();
+    layers.sort_unstable_by(|a, b| b.cmp(a));
+    layers.dedup();
+    // The top one is above all of them, or is the first.
+    layers.drain(..layers.len().min(workload.rng.below(2) as usize));
+    if layers.is_empty() {
+        return;
+    }
+    let below: Arc<[LayerId]> = layers.into();
+    let has = |nth: usize, block: BlockIndex| {
+        let chunk = chunks.get(&ChunkId { layer: below[nth], index });
+        chunk.and_then(|chunk| chunk.blocks.get(&block.0)).is_some_and(|block| block.stamp != Version::NONE)
+    };
+    let is_settled =
+        |nth: usize| chunks.get(&ChunkId { layer: below[nth], index }).is_none_or(|chunk| chunk.prepared.is_empty());
+    let mut wanted: Vec<BlockIndex> = workload.range().iter().filter(|_| !workload.rng.one_in(4)).collect();
+    let mut from = 0;
+    while let Some(next) = rig.store.next_below(pg, &below, from, index, wanted.iter().copied()) {
+        let NextBelow { nth, range, is_resolved } = next;
+        assert!(nth >= from && wanted.contains(&range.first()), "{next:?}");
+        assert!(wanted.iter().all(|block| (from..nth).all(|passed| !has(passed, *block))), "passed over: {next:?}");
+        assert!((from..nth).all(is_settled), "passed over what is undecided: {next:?}");
+        assert!(!is_resolved || has(nth, range.first()), "not there: {next:?}");
+        assert!(wanted.iter().all(|block| range.contains(*block) || !has(nth, *block)), "left out: {next:?}");
+        if is_resolved {
+            told.resolved += 1;
+        } else {
+            told.unresolved += 1;
+            // Its page comes into memory.
+            let chunk = ChunkId { layer: below[nth], index };
+            let _ = rig.read(pg, chunk, range, ReadKind::States);
+        }
+        wanted.retain(|block| !has(nth, *block));
+        from = nth + 1;
+    }
+    assert!(wanted.iter().all(|block| (from..below.len()).all(|nth| !has(nth, *block))), "nothing found of {wanted:?}");
+}
+
+#[test]
+fn the_resolved_index_passes_over_no_layer_that_has_a_block() {
+    let mut told = Told::default();
+    for seed in 100..112 {
+        let mut config = config(16 * MIB, MIB / 4, false);
+        // Of the maps one each is kept of the smaller ones.
+        config.index_cache_bytes = if seed % 3 == 0 { 4096 } else { MIB };
+        let disk = formatted(&config);
+        let mut rig: Rig<Honest> = Rig::mount(config, disk, seed);
+        let (mut workload, mut model) = (Workload::new(seed), Model::default());
+        workload.layers = 5;
+        for _ in 0..1500 {
+            for _ in 0..workload.rng.below(3) {
+                let op = workload.next(&model);
+                model.apply(&op);
+                rig.submit_some_lazily(op.op);
+            }
+            rig.poll();
+            for _ in 0..workload.rng.below(8) {
+                rig.step();
+            }
+            for _ in 0..2 {
+                walk_down(&mut rig, &mut workload, &model, &mut told);
+            }
+            assert_eq!(rig.failed, None, "seed {seed}");
+        }
+    }
+    assert!(told.resolved > 5000 && told.unresolved > 1000, "both are there: {told:?}");
 }

@@ -2,12 +2,14 @@
 //! other, all in this OSD, since the layers of a volume share its placement key.
 //! The layers below are frozen and have nothing undecided (L1), so the moment of such a read is the one at which the top layer was read. After a
 //! failover below `min_size` they may: a write that was committed elsewhere and is only prepared here. Then the read waits (R6).
+//! Which layers are looked at the store's resolved index says, as far as it is in memory (store/resolved.rs).
 
 use super::repair::Waiting;
 use super::{Pending, Pg};
 use crate::env::Env;
 use crate::net::Below;
 use crate::policy::Policy;
+use crate::store::NextBelow;
 use crate::store::api::{ReadKind, ReadOutcome, Token};
 use ashlar_types::{BlockIndex, BlockRange, ChunkId, ChunkIndex, LayerId, Version};
 use ashlar_wire::IoStatus;
@@ -25,13 +27,24 @@ pub(super) struct StackRead {
     /// For each block of `found` how many layers lie above the one that it was found in.
     depths: Vec<u16>,
     index: ChunkIndex,
+    /// A block that is in the layer which is being read, by the resolved index.
+    expected: Option<BlockIndex>,
     /// A merge has moved blocks from one of its layers to another.
     is_outdated: bool,
 }
 
 impl StackRead {
     pub(super) fn new(kind: ReadKind, top: ChunkId, below: Arc<[LayerId]>) -> StackRead {
-        StackRead { kind, below, looked_at: 0, found: None, depths: Vec::new(), index: top.index, is_outdated: false }
+        StackRead {
+            kind,
+            below,
+            looked_at: 0,
+            found: None,
+            depths: Vec::new(),
+            index: top.index,
+            expected: None,
+            is_outdated: false,
+        }
     }
 
     /// M2 in merge.rs: the chunk is gone, and what it had is in one above.
@@ -72,14 +85,15 @@ impl StackRead {
         }
     }
 
-    /// The smallest range with all blocks that no layer so far has written.
-    fn unknown(&self) -> Option<BlockRange> {
-        let found = self.found.as_ref()?;
-        let is_unknown = |state: &ashlar_wire::BlockState| state.stamp == Version::NONE;
-        let first = found.states.iter().position(is_unknown)?;
-        let last = found.states.iter().rposition(is_unknown)?;
-        let begin = BlockIndex(found.range.first().0 + first as u16);
-        BlockRange::new(begin, (last - first + 1) as u16)
+    /// The blocks that no layer so far has written.
+    fn unknown(&self) -> impl Iterator<Item = BlockIndex> {
+        let found = self.found.iter().flat_map(|found| found.range.iter().zip(&found.states));
+        found.filter(|(_, state)| state.stamp == Version::NONE).map(|(block, _)| block)
+    }
+
+    /// The layer just read should have had this block: what it had was dropped since the index was asked.
+    fn is_missed(&self) -> bool {
+        self.expected.is_some_and(|expected| self.unknown().any(|block| block == expected))
     }
 }
 
@@ -109,13 +123,19 @@ impl Pg {
         }
         let index = outcome.chunk.index;
         let hidden = (!outcome.bad.is_empty()).then(|| outcome.clone());
+        let chunk = outcome.chunk;
         read.add(outcome);
-        let next = read.unknown().and_then(|range| {
-            let below = read.below[read.looked_at..].iter().zip(1..);
-            let mut chunks = below.map(|(layer, nth)| (ChunkId { layer: *layer, index }, nth));
-            let (chunk, nth) = chunks.find(|(chunk, _)| env.store.versions(pg, *chunk).newest != Version::NONE)?;
-            read.looked_at += nth;
-            Some((chunk, range, read.kind))
+        if read.is_missed() {
+            env.store.forget_resolved(pg, chunk);
+            reads.remove(&token);
+            self.read_anew(token, pending, env);
+            return None;
+        }
+        let next = env.store.next_below(pg, &read.below, read.looked_at, index, read.unknown());
+        let next = next.map(|NextBelow { nth, range, is_resolved }| {
+            read.looked_at = nth + 1;
+            read.expected = is_resolved.then_some(range.first());
+            (ChunkId { layer: read.below[nth], index }, range, read.kind)
         });
         let ended = if next.is_none() { reads.remove(&token) } else { None };
         let found = ended.and_then(|StackRead { found, depths, .. }| {

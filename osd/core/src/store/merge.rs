@@ -243,6 +243,8 @@ impl State {
         let (upper, stamp) = (write.chunk, write.version);
         let below = write.merged_chunk().expect("the caller looked");
         let (is_merging, generation) = (self.is_merging, self.generation);
+        self.resolved.forget(pg, upper);
+        self.resolved.forget(pg, below);
         let mem = self.pgs.entry(pg).or_default();
         // R10: who repeats a write that came into the chunk below is to hear that it is done.
         for at in mem.state.sessions.values_mut().flat_map(|session| session.writes.values_mut()) {

@@ -26,6 +26,7 @@ mod offline;
 mod read;
 mod replay;
 mod reserve;
+mod resolved;
 mod running;
 mod space;
 mod state;
@@ -36,6 +37,7 @@ mod units;
 mod wipe;
 
 pub use offline::ReadAt;
+pub use resolved::NextBelow;
 pub use stats::StoreStats;
 pub use wipe::WipeReport;
 
@@ -47,17 +49,19 @@ use api::{
     Accounting, ChunkVersions, PgState, PreparedWrite, ReadKind, Space, StoreConfig, StoreError, StoreEvent, StoreOp,
     Token,
 };
-use ashlar_types::{BlockRange, ChunkId, Crc, LayerId, PgId, Version};
+use ashlar_types::{BlockIndex, BlockRange, ChunkId, ChunkIndex, Crc, LayerId, PgId, Version};
 use ashlar_wire::{RetryId, WriteMeta};
 use bytes::Bytes;
 use cache::PageCache;
 use device::{Device, Purpose};
 use mount::Mount;
 use read::ReadContext;
+use resolved::{Resolved, Stack};
 use running::Running;
 use state::State;
 use std::collections::{BTreeSet, VecDeque};
 use std::marker::PhantomData;
+use std::sync::Arc;
 
 /// The smallest log: room for one record of the largest write several times.
 pub const LOG_BYTES_MIN: u64 = 256 << 10;
@@ -121,11 +125,12 @@ impl<P: Policy> Store<P> {
 
     pub fn new(config: StoreConfig) -> Store<P> {
         let cache = PageCache::new(config.index_cache_bytes);
+        let resolved = Resolved::new(config.index_cache_bytes / 8);
         let retry_ids_max = if P::FORGOTTEN_RETRY_ID { Some(4) } else { None };
         Store {
             config,
             phase: Phase::New,
-            state: State { retry_ids_max, ..State::default() },
+            state: State { retry_ids_max, resolved, ..State::default() },
             cache,
             device: Device::default(),
             events: VecDeque::new(),
@@ -259,6 +264,27 @@ impl<P: Policy> Store<P> {
             };
             running.reads.start(&mut cx, token, pg, chunk, range, kind);
         }
+    }
+
+    /// Of `wanted`, blocks of one chunk in order that none of the first `from` layers of `below` has: in which of the others the first of them is, or may
+    /// be. `None`: none has any. As of this moment; a layer with a write that is prepared is always looked at.
+    pub fn next_below(
+        &mut self,
+        pg: PgId,
+        below: &Arc<[LayerId]>,
+        from: usize,
+        index: ChunkIndex,
+        wanted: impl Iterator<Item = BlockIndex>,
+    ) -> Option<NextBelow> {
+        let mut resolved = std::mem::take(&mut self.state.resolved);
+        let next = Stack { state: &self.state, pg, below, index }.next(&mut resolved, &mut self.cache, from, wanted);
+        self.state.resolved = resolved;
+        next
+    }
+
+    /// What [`Store::next_below`] knows of the stacks that this chunk is part of is found out anew.
+    pub fn forget_resolved(&mut self, pg: PgId, chunk: ChunkId) {
+        self.state.resolved.forget(pg, chunk);
     }
 
     /// An operation that `poll` asked for has ended.
@@ -557,7 +583,7 @@ impl<P: Policy> Store<P> {
             let deltas = mem.active.values().chain(mem.frozen.values());
             stats.memory_delta_bytes += deltas.map(|d| d.memory_bytes() as u64 + 64).sum::<u64>();
         }
-        stats.memory_cache_bytes = self.cache.memory_bytes();
+        stats.memory_cache_bytes = self.cache.memory_bytes() + self.state.resolved.memory_bytes();
         if let Phase::Running(running) = &self.phase {
             stats.memory_allocator_bytes =
                 running.space.allocator.memory_bytes() + running.space.unwiped.memory_bytes();

@@ -9,6 +9,7 @@ use super::api::{ChunkVersions, PgState, PreparedWrite, SessionState};
 use super::counts::Counts;
 use super::delta::{BlockSet, Delta, Deltas, Freed};
 use super::directory::{Directory, Entry};
+use super::resolved::Resolved;
 use crate::format::directory_page::PageRef;
 use crate::format::index_page::{QUARTERS, SLOTS, Slot};
 use crate::format::log_record::{MovedBlock, Record};
@@ -74,6 +75,7 @@ pub(super) struct State {
     pub counts: Counts,
     /// Somebody lacks space that a checkpoint may give back.
     pub is_space_wanted: bool,
+    pub resolved: Resolved,
 }
 
 /// Where to look for the state of a quarter of a chunk, newest first.
@@ -231,6 +233,7 @@ impl State {
         data_good: bool,
     ) {
         self.take_back_merge_of(pg, write.chunk);
+        self.resolved.forget(pg, write.chunk);
         let (generation, ids_max) = (self.generation, self.retry_ids_max);
         let mem = self.pg_mut(pg);
         assert_eq!(mem.versions(write.chunk).newest, write.prev, "R9: {} of {}", write.version, write.chunk);
@@ -302,6 +305,7 @@ impl State {
 
     /// Puts new states over the blocks of a range.
     fn set_slots(&mut self, pg: PgId, chunk: ChunkId, range: BlockRange, mut slots: impl Iterator<Item = Slot>) {
+        self.resolved.forget(pg, chunk);
         let mem = self.pgs.entry(pg).or_default();
         let mut more = 0;
         let is_reserved = self.counts.reservation.has(chunk.layer);
@@ -423,6 +427,7 @@ impl State {
 
     pub(super) fn drop_chunk(&mut self, pg: PgId, chunk: ChunkId) {
         self.take_back_merge_of(pg, chunk);
+        self.resolved.forget(pg, chunk);
         self.roll_back(pg, chunk, Version::NONE, false);
         let (is_merging, generation) = (self.is_merging, self.generation);
         let mem = self.pgs.entry(pg).or_default();

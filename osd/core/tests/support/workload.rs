@@ -18,6 +18,8 @@ pub struct Workload {
     next_layer: u64,
     pub pgs: u32,
     pub chunks: u32,
+    /// So many layers are alive at a time; older ones are only merged.
+    pub layers: u64,
     /// The longest write, in blocks.
     pub blocks_max: u16,
     /// Whether chunks are merged into those of the layer above.
@@ -33,6 +35,7 @@ impl Workload {
             next_layer: 1,
             pgs: 2,
             chunks: 3,
+            layers: 2,
             blocks_max: 12,
             has_merges: true,
         }
@@ -48,8 +51,7 @@ impl Workload {
     }
 
     pub fn chunk(&mut self) -> ChunkId {
-        // Layers retire; two are alive at a time.
-        let layer = LayerId(self.next_layer + self.rng.below(2));
+        let layer = LayerId(self.next_layer + self.rng.below(self.layers));
         ChunkId { layer, index: ChunkIndex(self.rng.below(u64::from(self.chunks)) as u32) }
     }
 
@@ -113,7 +115,7 @@ impl Workload {
     /// A chunk that has one below it with nothing undecided.
     fn merge(&mut self, model: &Model, pg: PgId) -> Option<Op> {
         let chunks = &model.pgs.get(&pg)?.chunks;
-        let upper = LayerId(self.next_layer + 1);
+        let upper = LayerId(self.next_layer + self.layers - 1);
         let prepared = chunks.values().flat_map(|c| &c.prepared);
         let taken: Vec<ChunkId> = prepared.filter_map(|p| p.write.merged_chunk()).collect();
         let settled = |(c, entry): &(&ChunkId, &std::rc::Rc<super::model::Chunk>)| {
