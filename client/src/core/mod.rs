@@ -13,6 +13,7 @@ mod lane;
 mod layers;
 mod limits;
 mod link;
+mod presence;
 mod range_lock;
 mod request;
 mod router;
@@ -22,11 +23,10 @@ mod window;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use data::is_zeroes;
-#[cfg(test)]
-pub(crate) use data::zeroes;
+pub(crate) use data::{is_zeroes, zeroes};
 pub use fill::{FillAction, FillKind, Filler};
 pub use limits::ClientLimits;
+pub(crate) use presence::{Ahead, Level, Place, Presence, StackState, place};
 
 use ashlar_types::control::{AttachGrant, BaseLayer};
 use ashlar_types::view::ClusterView;
@@ -150,6 +150,11 @@ impl VolumeClient {
     /// The parts that have a number and no answer (R10), lowest first.
     pub fn unanswered(&self) -> impl Iterator<Item = OpNumber> {
         self.router.window().iter().map(|(number, _)| number)
+    }
+
+    /// The newest stack that it knows.
+    pub(crate) fn stack(&self) -> StackState {
+        self.router.stack()
     }
 
     /// Bytes of the volume.
