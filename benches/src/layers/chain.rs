@@ -21,7 +21,7 @@ use ashlar_types::BLOCK_BYTES;
 use serde_json::json;
 use std::ops::Range;
 
-/// Each clone of a chain keeps its own copy of what is read through it, so there is room for all of what is read warm.
+/// Where a chain is read from disk to disk each one keeps its own copy, so there is room for all of what is read warm, in each of them.
 const CACHE_BYTES: u64 = 1 << 30;
 /// Of the volume, what is read to have all connections, and then again and again: warm.
 const WARM_SHARE: u64 = 16;

@@ -9,10 +9,12 @@
 mod base;
 mod data;
 mod fill;
+mod hint;
 mod lane;
 mod layers;
 mod limits;
 mod link;
+mod presence;
 mod range_lock;
 mod request;
 mod router;
@@ -22,11 +24,10 @@ mod window;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use data::is_zeroes;
-#[cfg(test)]
-pub(crate) use data::zeroes;
+pub(crate) use data::{is_zeroes, zeroes};
 pub use fill::{FillAction, FillKind, Filler};
 pub use limits::ClientLimits;
+pub(crate) use presence::{Ahead, Level, Place, Presence, StackState, place};
 
 use ashlar_types::control::{AttachGrant, BaseLayer};
 use ashlar_types::view::ClusterView;
@@ -35,7 +36,7 @@ use ashlar_types::{
 };
 use ashlar_wire::{Message, OverReply};
 use base::{Base, Fetched};
-use request::{Finished, Requests};
+use request::{Finished, Part, PartOutput, Requests};
 use router::{Router, Verdict};
 use std::sync::Arc;
 
@@ -152,6 +153,11 @@ impl VolumeClient {
         self.router.window().iter().map(|(number, _)| number)
     }
 
+    /// The newest stack that it knows.
+    pub(crate) fn stack(&self) -> StackState {
+        self.router.stack()
+    }
+
     /// Bytes of the volume.
     pub fn size(&self) -> u64 {
         self.requests.size()
@@ -173,7 +179,7 @@ impl VolumeClient {
             }
             ClientEvent::Gone => self.on_fenced(actions),
             ClientEvent::BaseRead { key, result } => {
-                let fetched = self.base.on_answer(key, result);
+                let fetched = self.base.on_answer(key, result, actions);
                 self.on_fetched(now, fetched, actions);
             }
             ClientEvent::Timer => self.router.on_timer(now, actions),
@@ -214,10 +220,9 @@ impl VolumeClient {
         match verdict {
             None => {}
             Some(Verdict::Fenced) => self.on_fenced(actions),
-            Some(Verdict::Settled(part, result)) => {
-                if let Some(finished) = self.requests.settle(&part, result, self.router.placement()) {
-                    complete(finished, actions);
-                }
+            Some(Verdict::Settled(mut part, result)) => {
+                self.base.on_own(&mut part, result.is_ok());
+                self.settle(&part, result, actions);
             }
             Some(Verdict::Open(part, stretches)) => {
                 let fetched = self.base.complete(part, stretches, actions);
@@ -235,11 +240,17 @@ impl VolumeClient {
         let verdict = match fetched {
             None => None,
             Some(Fetched::Read(part, Err(BlockError::Fenced))) => self.router.ask_anew(part),
-            Some(Fetched::Read(part, result)) => Some(Verdict::Settled(part, result)),
+            Some(Fetched::Read(part, result)) => return self.settle(&part, result, actions),
             Some(Fetched::Write(number, blocks)) => self.router.resend(now, number, blocks, actions),
         };
         if verdict.is_some() {
             self.on_verdict(now, verdict, actions);
+        }
+    }
+
+    fn settle(&mut self, part: &Part, result: Result<PartOutput, BlockError>, actions: &mut Vec<ClientAction>) {
+        if let Some(finished) = self.requests.settle(part, result, self.router.placement()) {
+            complete(finished, actions);
         }
     }
 
@@ -257,10 +268,11 @@ impl VolumeClient {
             self.router.want_view(now, actions);
         }
         while self.router.has_room() {
-            let Some(part) = self.router.next_restart().or_else(|| self.requests.next_part(self.router.placement()))
-            else {
-                return;
-            };
+            let part = self.router.next_restart().or_else(|| self.requests.next_part(self.router.placement()));
+            let Some(mut part) = part else { return };
+            if self.router.has_base() {
+                self.base.guess(&mut part, actions);
+            }
             self.router.take(now, part, actions);
         }
     }

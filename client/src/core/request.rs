@@ -44,6 +44,8 @@ pub(super) struct Part {
     pub(super) needs_base: bool,
     /// The base was gone when it was asked.
     pub(super) lost_base: bool,
+    /// The base was asked at once (B4 in base.rs), by this key.
+    pub(super) guess: Option<u64>,
     pub(super) timeouts: u32,
     pub(super) damaged: u32,
 }
@@ -180,6 +182,7 @@ impl Request {
             base,
             needs_base,
             lost_base,
+            guess: None,
             timeouts,
             damaged,
         })

@@ -11,6 +11,7 @@ use super::data::{DamagedReply, verified_extents, verified_extents_over, verifie
 use super::lane::{Gate, Lane, LaneId};
 use super::layers::{Placement, open_layers, verified_layers};
 use super::link::{Link, LinkState};
+use super::presence::StackState;
 use super::request::{Part, PartOutput, Sent, Wanted};
 use super::stacks::Stacks;
 use super::window::Window;
@@ -109,6 +110,10 @@ impl Router {
 
     pub(super) fn has_base(&self) -> bool {
         self.grant.base.is_some()
+    }
+
+    pub(super) fn stack(&self) -> StackState {
+        StackState { revision: self.stacks.newest(), has_base: self.has_base() }
     }
 
     /// Known when parts are: they are made when the pool is known.

@@ -1,5 +1,6 @@
 //! The session against scripted answers (`scripted`), and against a small cluster that loses and refuses (`model`).
 
+mod base;
 mod fake;
 mod layers;
 mod model;
@@ -94,6 +95,8 @@ struct Rig {
     over: Vec<(OsdId, OverRequest)>,
     layers: Vec<(OsdId, IoRequest)>,
     base_reads: Vec<(u64, BlockOp)>,
+    /// Of the questions to the base that were looked at.
+    keys: Vec<u64>,
     completed: Vec<(u64, Result<BlockReply, BlockError>)>,
     views_wanted: usize,
     stacks_wanted: usize,
@@ -113,6 +116,7 @@ impl Rig {
             over: Vec::new(),
             layers: Vec::new(),
             base_reads: Vec::new(),
+            keys: Vec::new(),
             completed: Vec::new(),
             views_wanted: 0,
             stacks_wanted: 0,

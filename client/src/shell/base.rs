@@ -2,15 +2,20 @@
 //!
 //! D1: what is cached never changes, so it is never dropped but for room: a layer's id is never used again, and what a frozen layer and those below it
 //! have of a block together stays the same. D2: a block is asked for once at a time, however many wait for it.
+//! D3: what lies deeper in a chain of clones, by the presence maps (X1 to X6 in core/presence.rs), is asked of the disk that has it; that one keeps it,
+//! so the cache has it once. The first read of a chunk goes from disk to disk, and the maps of all disks of the chain are asked for beside it (X7); what
+//! comes to a disk whose map is on its way waits for that, which has no longer way than the data, and is led on from there. D4: of a base
+//! that stands on nothing nobody waits for the map, and none is asked for unless other bases stand on it: it would save only reads of zeroes.
 
 use super::cluster::{Cluster, wrong_answer};
 use super::engine::Command;
+use super::presence::{Map, Maps};
 use super::volume::{OpenError, Volume, random};
-use crate::core::{ClientLimits, is_zeroes};
+use crate::core::{Ahead, ClientLimits, Level, Place, Presence, StackState, is_zeroes, place, zeroes};
 use ashlar_types::control::{AttachGrant, BaseLayer, ControlReply, ControlRequest};
 use ashlar_types::{
-    BLOCK_BYTES, BlockDevice, BlockError, BlockOp, BlockReply, BlockRequest, Completions, DiskName, LayerId, SessionId,
-    VolumeId,
+    BLOCK_BYTES, BLOCKS_PER_CHUNK, BlockDevice, BlockError, BlockOp, BlockReply, BlockRequest, CHUNK_BYTES,
+    Completions, DiskName, LayerId, SessionId, VolumeId,
 };
 use ashlar_wire_control::ControlClientError;
 use bytes::{Bytes, BytesMut};
@@ -24,6 +29,7 @@ use tokio::sync::mpsc::WeakUnboundedSender;
 /// What an entry takes beside its data, as far as it can be known.
 const ENTRY_BYTES: u64 = 96;
 const BLOCK: u64 = BLOCK_BYTES as u64;
+const IN_CHUNK: u64 = BLOCKS_PER_CHUNK as u64;
 
 type BlockKey = (LayerId, u64);
 
@@ -66,6 +72,7 @@ pub(super) struct Bases {
     cluster: Cluster,
     limits: ClientLimits,
     cache: Arc<BlockCache>,
+    maps: Arc<Maps>,
     /// Held while one is opened, so that two clones don't open the same one.
     open: tokio::sync::Mutex<BTreeMap<(VolumeId, LayerId), Weak<BaseDisk>>>,
 }
@@ -74,7 +81,7 @@ impl Bases {
     /// `cache_bytes` is what the blocks of all of them may take.
     pub(super) fn new(cluster: Cluster, limits: ClientLimits, cache_bytes: u64) -> Bases {
         let cache = Arc::new(BlockCache::new(cache_bytes));
-        Bases { cluster, limits, cache, open: tokio::sync::Mutex::default() }
+        Bases { cluster, limits, cache, maps: Arc::default(), open: tokio::sync::Mutex::default() }
     }
 
     /// What a granted volume stands on, and what that stands on itself, ready to be read.
@@ -105,12 +112,15 @@ impl Bases {
                 None => None,
             };
             let grant = AttachGrant { session: SessionId::drawn(random()), ..grant };
-            let volume = Volume::start_base(&self.cluster, grant, self.limits, below, base);
-            let disk = Arc::new(BaseDisk {
+            let volume = Volume::start_base(&self.cluster, grant, self.limits, below.clone(), base);
+            let disk = Arc::new_cyclic(|me| BaseDisk {
+                me: me.clone(),
                 layer: base.layer,
                 size: base.size,
                 volume,
+                below,
                 cache: self.cache.clone(),
+                maps: self.maps.clone(),
                 state: Mutex::default(),
             });
             open.insert(key, Arc::downgrade(&disk));
@@ -128,18 +138,29 @@ pub(super) async fn request_base(cluster: &Cluster, base: BaseLayer) -> Result<A
     }
 }
 
-/// Where the answer for a clone goes.
+/// Where an answer goes.
 #[derive(Clone, Debug)]
-pub(super) struct ReplyTo {
-    pub(super) key: u64,
-    pub(super) engine: WeakUnboundedSender<Command>,
+pub(super) enum ReplyTo {
+    /// To the engine of a clone.
+    Clone { key: u64, engine: WeakUnboundedSender<Command> },
+    /// To a disk higher in the chain, which has found that this one has what it lacks.
+    Above { tag: u64, disk: Weak<BaseDisk> },
 }
 
 impl ReplyTo {
     fn reply(&self, result: Result<BlockReply, BlockError>) {
-        // A clone that was closed meanwhile needs no answer.
-        if let Some(engine) = self.engine.upgrade() {
-            let _ = engine.send(Command::BaseRead { key: self.key, result });
+        match self {
+            ReplyTo::Clone { key, engine } => {
+                // A clone that was closed meanwhile needs no answer.
+                if let Some(engine) = engine.upgrade() {
+                    let _ = engine.send(Command::BaseRead { key: *key, result });
+                }
+            }
+            ReplyTo::Above { tag, disk } => {
+                if let Some(disk) = disk.upgrade() {
+                    disk.complete(*tag, result);
+                }
+            }
         }
     }
 }
@@ -147,11 +168,15 @@ impl ReplyTo {
 /// One base, for all its clones in this process.
 #[derive(Debug)]
 pub(super) struct BaseDisk {
+    me: Weak<BaseDisk>,
     layer: LayerId,
     /// Bytes.
     size: u64,
     volume: Arc<Volume>,
+    /// What it stood on when it was opened.
+    below: Option<Arc<BaseDisk>>,
     cache: Arc<BlockCache>,
+    maps: Arc<Maps>,
     state: Mutex<State>,
 }
 
@@ -161,14 +186,91 @@ struct State {
     reads: BTreeMap<u64, Read>,
     /// Blocks that are on their way, and the reads that wait for each (D2).
     coming: BTreeMap<u64, Vec<u64>>,
-    /// What was asked of the volume: so many blocks from there; or the extents that somebody wants.
     asked: BTreeMap<u64, Asked>,
+    /// Chunks whose maps are on their way, and what waits for each (D3).
+    mapping: BTreeMap<u64, Vec<Run>>,
+    ahead: Ahead,
 }
 
+/// Neighbouring blocks.
+#[derive(Clone, Copy, Debug)]
+struct Run {
+    first: u64,
+    count: u64,
+}
+
+/// What was asked.
 #[derive(Debug)]
 enum Asked {
-    Blocks { first: u64, count: u64 },
+    /// The volume, so many blocks from there.
+    Blocks(Run),
+    /// The same of a disk deeper in the chain.
+    Deeper(Run),
+    /// The volume, extents that somebody wants.
     Extents(ReplyTo),
+    /// The volume, for the map of a chunk, when it had this stack.
+    Map { chunk: u64, stack: StackState },
+}
+
+/// The disks of a chain from one on down, as far as the maps of a chunk lead.
+struct Route<'a> {
+    chunk: u64,
+    /// Not empty. All but the last have maps.
+    disks: Vec<(&'a Arc<BaseDisk>, Option<Arc<Map>>)>,
+}
+
+impl<'a> Route<'a> {
+    fn new(top: &'a Arc<BaseDisk>, chunk: u64) -> Route<'a> {
+        let mut route = Route { chunk, disks: Vec::new() };
+        let mut next = Some(top);
+        while let Some(disk) = next {
+            let stack = disk.volume.stack();
+            // D4.
+            let has_map = stack.has_base || !route.disks.is_empty();
+            let map = if has_map { disk.maps.get(disk.layer, chunk, stack) } else { None };
+            next = disk.below.as_ref().filter(|_| map.as_ref().is_some_and(|map| map.stack.has_base));
+            route.disks.push((disk, map));
+        }
+        route
+    }
+
+    /// Where each block from `first` to before `end` is read.
+    fn places(&self, first: u64, end: u64) -> Vec<Place> {
+        let levels: Vec<Level<'_>> = self.disks.iter().map(|(disk, map)| disk.level(map.as_deref())).collect();
+        let place = |block| {
+            // A read is of one part, so of one chunk; of others nothing is known here.
+            if block / IN_CHUNK == self.chunk { place(&levels, block) } else { Place::Level(0) }
+        };
+        (first..end).map(place).collect()
+    }
+
+    /// Nothing is known of the first disk, and it stands on something.
+    fn is_open(&self) -> bool {
+        matches!(self.disks[..], [(disk, None)] if disk.volume.stack().has_base)
+    }
+
+    fn disk(&self, level: usize) -> &'a Arc<BaseDisk> {
+        self.disks[level].0
+    }
+
+    /// Asks for the maps that are missing: of the last disk, and of all those below it.
+    fn ask_for_maps(&self) {
+        let Some((disk, None)) = self.disks.last() else { return };
+        if self.disks.len() == 1 && !self.is_open() {
+            // D4.
+            return;
+        }
+        if !disk.ask_for_maps(self.chunk) {
+            // On its way, and so are the others.
+            return;
+        }
+        let (mut more, others) = disk.lock().ahead.on_missing(self.chunk);
+        for chunk in others {
+            if more > 0 && disk.ask_for_maps(chunk) {
+                more -= 1;
+            }
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -202,15 +304,18 @@ impl BaseDisk {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// As the map of a chunk says.
+    fn level<'a>(&self, map: Option<&'a Map>) -> Level<'a> {
+        let below = self.below.as_ref().filter(|_| map.is_some_and(|map| map.stack.has_base));
+        Level { presence: map.map(|map| &map.presence), below: below.map(|below| below.size) }
+    }
+
     /// Takes what a clone's core asks of its base; the answer goes to its engine.
     pub(super) fn submit(self: &Arc<BaseDisk>, op: BlockOp, to: ReplyTo) {
         match op {
             BlockOp::Read { offset, len } => self.read(offset, len, to),
             op => {
-                let mut state = self.lock();
-                let tag = state.key();
-                state.asked.insert(tag, Asked::Extents(to));
-                drop(state);
+                let tag = self.lock().tag(Asked::Extents(to));
                 self.ask(tag, op);
             }
         }
@@ -218,7 +323,13 @@ impl BaseDisk {
 
     fn read(self: &Arc<BaseDisk>, offset: u64, len: u32, to: ReplyTo) {
         let (first, end) = (offset / BLOCK, (offset + u64::from(len)).div_ceil(BLOCK));
-        let blocks: Vec<Option<Bytes>> = (first..end).map(|block| self.cache.get(self.layer, block)).collect();
+        let route = Route::new(self, first / IN_CHUNK);
+        let places = route.places(first, end);
+        let at_once = |(block, place): (u64, &Place)| match *place {
+            Place::Zeroes => Some(zeroes(BLOCK_BYTES)),
+            Place::Level(level) => self.cache.get(route.disk(level).layer, block),
+        };
+        let blocks: Vec<Option<Bytes>> = (first..end).zip(&places).map(at_once).collect();
         let missing = blocks.iter().filter(|block| block.is_none()).count();
         let mut read = Read { offset, len, first, blocks, missing, error: None, to };
         if missing == 0 {
@@ -226,8 +337,9 @@ impl BaseDisk {
         }
         let mut state = self.lock();
         let id = state.key();
-        let mut runs: Vec<(u64, u64)> = Vec::new();
-        for (block, slot) in (first..end).zip(&mut read.blocks) {
+        let mut runs: Vec<(usize, Run)> = Vec::new();
+        for ((block, slot), place) in (first..end).zip(&mut read.blocks).zip(&places) {
+            let Place::Level(level) = *place else { continue };
             if slot.is_some() {
                 continue;
             }
@@ -236,22 +348,114 @@ impl BaseDisk {
                 continue;
             }
             state.coming.insert(block, vec![id]);
-            match runs.last_mut() {
-                Some((first, count)) if *first + *count == block => *count += 1,
-                _ => runs.push((block, 1)),
-            }
+            add_to(&mut runs, level, block);
         }
         state.reads.insert(id, read);
-        let asked: Vec<(u64, BlockOp)> =
-            runs.into_iter().map(|(first, count)| state.blocks(first, count, self.size)).collect();
         drop(state);
-        for (tag, op) in asked {
-            self.ask(tag, op);
+        self.ask_for(&route, runs);
+    }
+
+    /// Asks for blocks that are marked as coming, where the route of their chunk leads.
+    fn ask_for(&self, route: &Route<'_>, runs: Vec<(usize, Run)>) {
+        let mut state = self.lock();
+        let mut asked = Vec::with_capacity(runs.len());
+        let mut is_known = true;
+        for (level, run) in runs {
+            is_known &= level + 1 < route.disks.len();
+            // D3: soon it will be known who has it.
+            if level == 0
+                && route.is_open()
+                && let Some(waiting) = state.mapping.get_mut(&route.chunk)
+            {
+                waiting.push(run);
+                continue;
+            }
+            let tag = state.tag(if level == 0 { Asked::Blocks(run) } else { Asked::Deeper(run) });
+            asked.push((level, tag, run));
+        }
+        drop(state);
+        for (level, tag, run) in asked {
+            let op = run.op(self.size);
+            match level {
+                0 => self.ask(tag, op),
+                _ => route.disk(level).submit(op, ReplyTo::Above { tag, disk: self.me.clone() }),
+            }
+        }
+        if !is_known {
+            route.ask_for_maps();
         }
     }
 
-    fn ask(self: &Arc<BaseDisk>, tag: u64, op: BlockOp) {
-        let completions: Arc<dyn Completions> = self.clone();
+    /// Of a chunk, in this disk and all those below it. Whether that of this one was neither known nor on its way.
+    fn ask_for_maps(&self, chunk: u64) -> bool {
+        let is_news = self.ask_for_map(chunk);
+        let mut next = self.below.as_ref().filter(|_| is_news && self.volume.stack().has_base);
+        while let Some(disk) = next {
+            disk.ask_for_map(chunk);
+            next = disk.below.as_ref().filter(|_| disk.volume.stack().has_base);
+        }
+        is_news
+    }
+
+    fn ask_for_map(&self, chunk: u64) -> bool {
+        let (at, stack) = (chunk * u64::from(CHUNK_BYTES), self.volume.stack());
+        let len = self.size.saturating_sub(at).min(CHUNK_BYTES.into());
+        if len == 0 || self.maps.get(self.layer, chunk, stack).is_some() {
+            return false;
+        }
+        let mut state = self.lock();
+        if state.mapping.contains_key(&chunk) {
+            return false;
+        }
+        state.mapping.insert(chunk, Vec::new());
+        let tag = state.tag(Asked::Map { chunk, stack });
+        drop(state);
+        self.ask(tag, BlockOp::Layers { offset: at, len, with_base: false });
+        true
+    }
+
+    fn on_map(&self, chunk: u64, stack: StackState, result: Result<BlockReply, BlockError>) {
+        let presence = match result {
+            Ok(BlockReply::Layers(extents)) => Some(Presence::told(&extents)),
+            // The session ends: it will be asked for by another one.
+            Err(BlockError::Fenced | BlockError::ShuttingDown) => None,
+            // X1: then all of it is asked in the ordinary way. Not to be tried with each read.
+            _ => Some(Presence::All),
+        };
+        // X2: if it isn't, which stack the answer is of is not known.
+        if let Some(presence) = presence.filter(|_| self.volume.stack() == stack) {
+            self.maps.put(self.layer, chunk, Map { stack, presence });
+        }
+        let mut state = self.lock();
+        let waiting = state.mapping.remove(&chunk).unwrap_or_default();
+        drop(state);
+        if let Some(me) = self.me.upgrade().filter(|_| !waiting.is_empty()) {
+            me.go_on(chunk, &waiting);
+        }
+    }
+
+    /// Asks for what has waited for the map of its chunk.
+    fn go_on(self: &Arc<BaseDisk>, chunk: u64, waiting: &[Run]) {
+        let route = Route::new(self, chunk);
+        let (mut runs, mut done) = (Vec::new(), Vec::new());
+        let mut state = self.lock();
+        for Run { first, count } in waiting {
+            for (block, place) in (*first..).zip(route.places(*first, first + count)) {
+                match place {
+                    Place::Zeroes => state.arrive(block, &Ok(zeroes(BLOCK_BYTES)), &mut done),
+                    Place::Level(level) => add_to(&mut runs, level, block),
+                }
+            }
+        }
+        drop(state);
+        done.into_iter().for_each(Read::finish);
+        self.ask_for(&route, runs);
+    }
+
+    fn ask(&self, tag: u64, op: BlockOp) {
+        // Nobody has it any more: then nobody waits for the answer.
+        let Some(me) = self.me.upgrade() else { return };
+        let completions: Arc<dyn Completions> = me;
         self.volume.submit(BlockRequest { tag, op }, &completions);
     }
 }
@@ -262,11 +466,10 @@ impl State {
         self.next
     }
 
-    fn blocks(&mut self, first: u64, count: u64, size: u64) -> (u64, BlockOp) {
+    fn tag(&mut self, asked: Asked) -> u64 {
         let tag = self.key();
-        self.asked.insert(tag, Asked::Blocks { first, count });
-        let len = (count * BLOCK).min(size.saturating_sub(first * BLOCK));
-        (tag, BlockOp::Read { offset: first * BLOCK, len: u32::try_from(len).expect("of one part of one request") })
+        self.asked.insert(tag, asked);
+        tag
     }
 
     /// Gives a block, or the error instead of it, to who waits for it, and takes out those that are complete.
@@ -285,16 +488,43 @@ impl State {
     }
 }
 
+impl Run {
+    fn op(self, size: u64) -> BlockOp {
+        let offset = self.first * BLOCK;
+        let len = (self.count * BLOCK).min(size.saturating_sub(offset));
+        BlockOp::Read { offset, len: u32::try_from(len).expect("of one part of one request") }
+    }
+}
+
+fn add_to(runs: &mut Vec<(usize, Run)>, level: usize, block: u64) {
+    match runs.last_mut() {
+        Some((of, run)) if *of == level && run.first + run.count == block => run.count += 1,
+        _ => runs.push((level, Run { first: block, count: 1 })),
+    }
+}
+
 impl Completions for BaseDisk {
     fn complete(&self, tag: u64, result: Result<BlockReply, BlockError>) {
         let mut state = self.lock();
-        let (first, count) = match state.asked.remove(&tag) {
+        let (Run { first, count }, is_own) = match state.asked.remove(&tag) {
             None => return,
             Some(Asked::Extents(to)) => {
                 drop(state);
                 return to.reply(result);
             }
-            Some(Asked::Blocks { first, count }) => (first, count),
+            Some(Asked::Map { chunk, stack }) => {
+                drop(state);
+                return self.on_map(chunk, stack, result);
+            }
+            // X4: the blocks are still coming, by another way.
+            Some(Asked::Deeper(run)) if matches!(result, Err(BlockError::Fenced)) => {
+                let tag = state.tag(Asked::Blocks(run));
+                drop(state);
+                self.maps.forget(self.layer, run.first / IN_CHUNK);
+                return self.ask(tag, run.op(self.size));
+            }
+            Some(Asked::Deeper(run)) => (run, false),
+            Some(Asked::Blocks(run)) => (run, true),
         };
         let mut blocks: Vec<Result<Bytes, BlockError>> = match result {
             Ok(BlockReply::Data(pieces)) => into_blocks(pieces).into_iter().map(Ok).collect(),
@@ -306,7 +536,10 @@ impl Completions for BaseDisk {
         blocks.resize(count as usize, Err(short));
         let mut done = Vec::new();
         for (block, data) in (first..).zip(&blocks) {
-            if let Ok(data) = data {
+            // D3: a disk that lies deeper keeps what it has itself.
+            if let Ok(data) = data
+                && is_own
+            {
                 self.cache.put(self.layer, block, data);
             }
             state.arrive(block, data, &mut done);

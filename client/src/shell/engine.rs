@@ -295,7 +295,12 @@ impl Engine {
     fn step(&mut self, event: ClientEvent) {
         let now = self.now();
         let mut actions = std::mem::take(&mut self.actions);
+        let is_stack = matches!(event, ClientEvent::Stack { .. });
         self.core.step(now, event, &mut actions);
+        if is_stack {
+            // Before anything is completed that was asked with it (X2 in core/presence.rs).
+            self.shared.stack.store(self.core.stack().to_bits(), Ordering::Release);
+        }
         for action in actions.drain(..) {
             self.perform(action);
         }
@@ -314,7 +319,7 @@ impl Engine {
                 }
             }
             ClientAction::ReadBase { key, op } => match &self.base {
-                Some(base) => base.submit(op, ReplyTo { key, engine: self.own.clone() }),
+                Some(base) => base.submit(op, ReplyTo::Clone { key, engine: self.own.clone() }),
                 None => unreachable!("who is granted a volume over a base opens the base first"),
             },
             ClientAction::Complete(key, result) => self.waiting.complete(key, result),

@@ -8,6 +8,7 @@ mod control;
 mod engine;
 mod gateway;
 mod observer;
+mod presence;
 mod volume;
 mod worker;
 

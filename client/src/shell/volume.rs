@@ -5,7 +5,7 @@ use super::cluster::{Cluster, wrong_answer};
 use super::engine::{Command, Engine};
 use super::observer::{DiskId, DiskState};
 use super::worker::request_work;
-use crate::core::{ClientLimits, SessionProgress, VolumeClient};
+use crate::core::{ClientLimits, SessionProgress, StackState, VolumeClient};
 use ashlar_types::control::{AttachGrant, BaseLayer, ControlError, ControlReply, ControlRequest};
 use ashlar_types::{
     BlockDevice, BlockError, BlockRequest, BootId, Completions, DeviceInfo, DiskName, JobId, NameError, SessionId,
@@ -67,6 +67,8 @@ pub(super) struct Shared {
     /// Bytes.
     pub(super) size: AtomicU64,
     pub(super) fenced: AtomicBool,
+    /// [`StackState`] in bits: the newest one that the core knows.
+    pub(super) stack: AtomicU64,
     read_only: bool,
     pub(super) session: SessionId,
     pub(super) granted_by: GrantedBy,
@@ -146,10 +148,12 @@ impl Volume {
             volume = %grant.name, id = %grant.volume, session = %grant.session, generation = %grant.generation,
             size, read_only = grant.read_only, "opened"
         );
+        let stack = StackState { revision: grant.stack_revision, has_base: grant.base.is_some() };
         let shared = Arc::new(Shared {
             name: grant.name.clone(),
             size: AtomicU64::new(size),
             fenced: AtomicBool::new(false),
+            stack: AtomicU64::new(stack.to_bits()),
             read_only: grant.read_only,
             session: grant.session,
             granted_by,
@@ -173,6 +177,11 @@ impl Volume {
     /// Whether the attachment was lost; all requests fail then.
     pub fn is_fenced(&self) -> bool {
         self.shared.fenced.load(Ordering::Acquire)
+    }
+
+    /// The newest stack that the session knows. What was completed was asked with this one or an older one.
+    pub(super) fn stack(&self) -> StackState {
+        StackState::from_bits(self.shared.stack.load(Ordering::Acquire))
     }
 
     /// The volume was extended. A size that is smaller is older: within a session volumes only grow, since who reverts one ends its sessions.

@@ -8,7 +8,10 @@ use ashlar_types::{
     BootId, ChunkIndex, ClusterId, Completions, Crc, DiskName, Epoch, Generation, LayerId, Name, OpNumber, OsdId, PgId,
     PoolId, Revision, SessionId, StackRevision, VolumeId,
 };
-use ashlar_wire::{Decoder, HelloReply, HelloStatus, IoKind, IoReply, IoRequest, IoStatus, Message, PeerHello, encode};
+use ashlar_wire::{
+    Decoder, HelloReply, HelloStatus, IoKind, IoReply, IoRequest, IoStatus, LayerRun, LayersReply, Message, OverReply,
+    PeerHello, encode,
+};
 use ashlar_wire_control::ControlClientError;
 use bytes::{Bytes, BytesMut};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -51,6 +54,8 @@ struct MdsState {
     watchers: Vec<mpsc::Sender<ClusterView>>,
     /// Answers to `OpenAttachment`; the last one stays.
     grants: VecDeque<Result<AttachGrant, ControlError>>,
+    /// What clones stand on.
+    bases: BTreeMap<VolumeId, AttachGrant>,
 }
 
 #[derive(Default)]
@@ -103,6 +108,15 @@ impl FakeMds {
         self.state.lock().expect("no panic").grants = answers.into_iter().collect();
     }
 
+    /// What clones stand on; `None`: on this no clone stands any more.
+    pub fn set_base(&self, volume: VolumeId, grant: Option<AttachGrant>) {
+        let bases = &mut self.state.lock().expect("no panic").bases;
+        match grant {
+            Some(grant) => bases.insert(volume, grant),
+            None => bases.remove(&volume),
+        };
+    }
+
     /// Answers no request from now on. Watches go on: they may have another node.
     pub fn hang(&self) {
         self.hangs.store(true, Ordering::SeqCst);
@@ -118,6 +132,10 @@ impl FakeMds {
                     state.grants.pop_front();
                 }
                 next.map(ControlReply::Opened)
+            }
+            ControlRequest::BaseGrant { volume, .. } => {
+                let gone = || ControlError::NotFound { what: "base".to_owned(), name: volume.to_string() };
+                state.bases.get(volume).cloned().map(ControlReply::Opened).ok_or_else(gone)
             }
             ControlRequest::AttachmentList { .. } => Ok(ControlReply::Attachments(Vec::new())),
             other => panic!("the library doesn't ask {other:?}"),
@@ -148,7 +166,13 @@ impl Control for FakeMds {
 /// What all fake OSDs share.
 #[derive(Default)]
 pub struct FakeStore {
-    blocks: BTreeMap<(ChunkIndex, BlockIndex), Bytes>,
+    blocks: BTreeMap<(VolumeId, ChunkIndex, BlockIndex), Bytes>,
+    /// Stacks below this one are refused.
+    pub floors: BTreeMap<VolumeId, StackRevision>,
+    /// Nobody is served there any more.
+    pub closed: BTreeSet<VolumeId>,
+    /// What was asked of each volume, in order.
+    pub asked: Vec<(VolumeId, Asked)>,
     done: BTreeSet<(SessionId, OpNumber)>,
     pub fenced: bool,
     /// Takes requests and says nothing.
@@ -158,6 +182,12 @@ pub struct FakeStore {
     pub hellos: Vec<(SessionId, u64)>,
     /// Sent instead of the next answer.
     pub garbage: Option<Bytes>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Asked {
+    Io(IoKind),
+    Layers,
 }
 
 pub type SharedStore = Arc<Mutex<FakeStore>>;
@@ -211,7 +241,18 @@ async fn serve(mut stream: TcpStream, osd: OsdId, boot: BootId, store: SharedSto
                     Some(Message::HelloReply(HelloReply { osd, boot, status: HelloStatus::Welcome }))
                 }
                 Message::Stack(_) => None,
-                Message::IoRequest(request) => handle(&request, &store, epoch()).map(Message::IoReply),
+                Message::IoRequest(request) => {
+                    handle(&request, Asked::Io(request.kind), &store, epoch()).map(Message::IoReply)
+                }
+                Message::OverRequest(over) => {
+                    let reply = handle(&over.request, Asked::Io(over.request.kind), &store, epoch());
+                    reply.map(|reply| store.lock().expect("no panic").over(&over.request, reply))
+                }
+                Message::LayersRequest(asked) => {
+                    let request = IoRequest { kind: IoKind::Extents, ..asked.request };
+                    let reply = handle(&request, Asked::Layers, &store, epoch());
+                    reply.map(|reply| FakeStore::layers(&request, reply))
+                }
                 other => panic!("a client doesn't send {other:?}"),
             };
             let Some(reply) = reply else { continue };
@@ -230,7 +271,7 @@ async fn serve(mut stream: TcpStream, osd: OsdId, boot: BootId, store: SharedSto
     }
 }
 
-fn handle(request: &IoRequest, store: &SharedStore, epoch: u32) -> Option<IoReply> {
+fn handle(request: &IoRequest, asked: Asked, store: &SharedStore, epoch: u32) -> Option<IoReply> {
     let mut store = store.lock().expect("no panic");
     let id = (request.op.session, request.op.number);
     store.numbers.insert(id);
@@ -239,7 +280,11 @@ fn handle(request: &IoRequest, store: &SharedStore, epoch: u32) -> Option<IoRepl
     if store.mute {
         return None;
     }
-    if store.fenced {
+    store.asked.push((request.volume, asked));
+    if store.floors.get(&request.volume).is_some_and(|floor| request.stack_revision < *floor) {
+        return reply(IoStatus::StaleStack, Vec::new(), Bytes::new());
+    }
+    if store.fenced || store.closed.contains(&request.volume) {
         return reply(IoStatus::Fenced, Vec::new(), Bytes::new());
     }
     if request.epoch != Epoch(epoch) {
@@ -255,7 +300,7 @@ fn handle(request: &IoRequest, store: &SharedStore, epoch: u32) -> Option<IoRepl
     let mut payload = BytesMut::new();
     let mut blocks = Vec::new();
     for block in range.iter() {
-        let data = store.blocks.get(&(request.chunk.index, block));
+        let data = store.blocks.get(&(request.volume, request.chunk.index, block));
         blocks.push(data.map(|data| Crc::of(data)));
         if let (Some(data), IoKind::Read) = (data, request.kind) {
             payload.extend_from_slice(data);
@@ -265,9 +310,42 @@ fn handle(request: &IoRequest, store: &SharedStore, epoch: u32) -> Option<IoRepl
 }
 
 impl FakeStore {
+    /// Writes a block of a volume as a snapshot of it has it.
+    pub fn put(&mut self, volume: VolumeId, block: u64, value: u8) {
+        let blocks_per_chunk = u64::from(ashlar_types::BLOCKS_PER_CHUNK);
+        let chunk = ChunkIndex(u32::try_from(block / blocks_per_chunk).expect("a small volume"));
+        let index = BlockIndex(u16::try_from(block % blocks_per_chunk).expect("less than a chunk"));
+        self.blocks.insert((volume, chunk, index), Bytes::from(vec![value; BLOCK_BYTES as usize]));
+    }
+
+    fn unwritten(&self, request: &IoRequest) -> Vec<BlockRange> {
+        let range = BlockRange::covering(request.offset, request.len).expect("inside its chunk");
+        let is_there = |block: &BlockIndex| self.blocks.contains_key(&(request.volume, request.chunk.index, *block));
+        let absent: Vec<BlockIndex> = range.iter().filter(|block| !is_there(block)).collect();
+        let run = |run: &[BlockIndex]| BlockRange::new(run[0], run.len() as u16).expect("inside its chunk");
+        absent.chunk_by(|a, b| a.0 + 1 == b.0).map(run).collect()
+    }
+
+    fn over(&self, request: &IoRequest, reply: IoReply) -> Message {
+        let unwritten = self.unwritten(request);
+        match request.kind.is_write() || reply.status != IoStatus::Ok || unwritten.is_empty() {
+            true => Message::IoReply(reply),
+            false => Message::OverReply(OverReply { reply, unwritten }),
+        }
+    }
+
+    fn layers(request: &IoRequest, reply: IoReply) -> Message {
+        if reply.status != IoStatus::Ok {
+            return Message::IoReply(reply);
+        }
+        let run = |crc: &Option<Crc>| LayerRun { count: 1, depth: crc.map(|_| 0), has_data: crc.is_some() };
+        let runs = reply.blocks.iter().map(run).collect();
+        Message::LayersReply(LayersReply { op: request.op, epoch: reply.epoch, runs, next: None })
+    }
+
     fn write(&mut self, request: &IoRequest, range: BlockRange) {
         for block in range.iter() {
-            let key = (request.chunk.index, block);
+            let key = (request.volume, request.chunk.index, block);
             let mut data = self.blocks.get(&key).map_or(vec![0; BLOCK_BYTES as usize], |old| old.to_vec());
             let start = u32::from(block.0) * BLOCK_BYTES;
             let from = start.max(request.offset);

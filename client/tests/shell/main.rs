@@ -1,5 +1,6 @@
 //! The volume library on real sockets: tokio, loopback TCP, the data protocol's frames; OSDs and metadata service are fakes.
 
+mod chain;
 mod fake;
 
 use ashlar_client::{Cluster, Gateway, GatewayOptions, OpenError, Volume};
