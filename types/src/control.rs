@@ -330,6 +330,12 @@ pub enum ControlRequest {
         names: Vec<Name>,
         mode: DiskMode,
     },
+    /// Purges a volume in the bin, or wipes it as `BinWipe` does, if it has expired by the leader's clock. Answered as a wipe is, or by
+    /// [`ControlReply::Bin`] with what was purged, which is nothing where it has not expired. The leader makes another command of it: in no log.
+    BinPurgeExpired {
+        volume: VolumeId,
+        secure: bool,
+    },
 }
 
 /// What becomes of what is written to a volume, and whether it belongs to snapshots of several volumes.

@@ -17,7 +17,7 @@ pub enum JobState {
     /// No gateway works on it.
     Waiting,
     Running,
-    /// By the operator.
+    /// By the operator ([`JobInfo::paused`]), or while its volume is in the bin.
     Paused,
     /// It is done or given up, and its last worker is being fenced.
     Ending,
@@ -39,8 +39,12 @@ pub struct JobInfo {
     pub rate: Option<u64>,
     /// Whose process works on it.
     pub gateway: Option<String>,
-    /// Why it doesn't get on at present, if that is known.
+    /// Why it doesn't get on at present, as its worker has told, and what would help.
     pub trouble: Option<String>,
+    /// By the operator, whatever its state.
+    pub paused: bool,
+    /// What it goes on after by itself.
+    pub waits_for: Option<String>,
 }
 
 /// What a worker needs to work.

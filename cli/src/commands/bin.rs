@@ -106,11 +106,11 @@ async fn purge(control: &Control, args: PurgeArgs) -> Result<Output, CliError> {
     let infos = list(control).await?;
     if args.secure {
         let at = unix_now();
-        let wanted: Vec<&BinInfo> = match &args.volume {
-            Some(text) => vec![find(&infos, text)?],
-            None => infos.iter().filter(|info| args.all || info.expires_at <= at).collect(),
+        let requests = match &args.volume {
+            Some(text) => vec![ControlRequest::BinWipe { volume: find(&infos, text)?.id, at }],
+            None if args.all => infos.iter().map(|info| ControlRequest::BinWipe { volume: info.id, at }).collect(),
+            None => infos.iter().map(|info| if_expired(info, true)).collect(),
         };
-        let requests = wanted.into_iter().map(|info| ControlRequest::BinWipe { volume: info.id, at }).collect();
         return wipe::delete(control, requests, args.no_wait).await;
     }
     if let Some(text) = args.volume {
@@ -118,14 +118,29 @@ async fn purge(control: &Control, args: PurgeArgs) -> Result<Output, CliError> {
         control.ask(ControlRequest::BinPurge { volume: info.id }).await?;
         return Ok(told(&[info]));
     }
-    let now = unix_now();
     let mut purged = Vec::new();
-    for info in infos.iter().filter(|info| args.all || info.expires_at <= now) {
-        if purge_if_there(control, info.id).await? {
+    for info in &infos {
+        let is_purged = match args.all {
+            true => purge_if_there(control, info.id).await?,
+            false => purge_if_expired(control, info).await?,
+        };
+        if is_purged {
             purged.push(info);
         }
     }
     Ok(told(&purged))
+}
+
+/// By the clock that said when it was deleted, and not by the one of this machine.
+fn if_expired(info: &BinInfo, secure: bool) -> ControlRequest {
+    ControlRequest::BinPurgeExpired { volume: info.id, secure }
+}
+
+async fn purge_if_expired(control: &Control, info: &BinInfo) -> Result<bool, CliError> {
+    match control.ask(if_expired(info, false)).await? {
+        ControlReply::Bin(purged) => Ok(!purged.is_empty()),
+        reply => Err(CliError::unexpected("bin purge", &reply)),
+    }
 }
 
 /// Somebody may have brought it back since it was listed, or it has expired.

@@ -23,14 +23,16 @@ pub async fn run(control: &Control, command: JobCommand) -> Result<Output, CliEr
     match command {
         JobCommand::List => {
             let jobs = list(control).await?;
-            let mut table = Table::new(&["JOB", "KIND", "VOLUME", "STATE", "DONE", "SIZE", "RATE", "GATEWAY"]);
+            let mut table =
+                Table::new(&["JOB", "KIND", "VOLUME", "STATE", "DONE", "SIZE", "RATE", "GATEWAY", "WAITS FOR"]);
             for job in &jobs {
                 let rate = job.rate.map_or_else(|| "-".to_owned(), |rate| format!("{}/s", format_bytes(rate)));
                 let gateway = job.gateway.clone().unwrap_or_else(|| "-".to_owned());
                 let volume = job.volume_name.to_string();
                 let (done, size) = (format!("{} %", percent(job)), format_bytes(job.total));
                 let (kind, state) = (kind_word(job.kind).to_owned(), state_word(job.state).to_owned());
-                table.row([job.id.to_string(), kind, volume, state, done, size, rate, gateway]);
+                let waits_for = job.trouble.clone().or_else(|| job.waits_for.clone()).unwrap_or_else(|| "-".to_owned());
+                table.row([job.id.to_string(), kind, volume, state, done, size, rate, gateway, waits_for]);
             }
             Ok(Output::new(table.render(), jobs.iter().map(job_json).collect()))
         }
@@ -45,7 +47,7 @@ pub async fn run(control: &Control, command: JobCommand) -> Result<Output, CliEr
                 Some(rate) => format!("writing at most {} a second", format_bytes(rate)),
                 None => "writing as fast as it goes".to_owned(),
             };
-            set(control, job, |job| (rate.0, job.state == JobState::Paused), &text).await
+            set(control, job, |job| (rate.0, job.paused), &text).await
         }
         JobCommand::Cancel { job } => {
             control.ask(ControlRequest::JobCancel { job }).await?;
@@ -62,7 +64,9 @@ async fn set(
 ) -> Result<Output, CliError> {
     let (rate, paused) = change(&find(control, job).await?);
     let job = ask(control, ControlRequest::JobSet { job, rate, paused }).await?;
-    Ok(Output::new(format!("{} is {is_now}", job.id), job_json(&job)))
+    // What was set counts when it is taken out.
+    let rests = if job.state == JobState::Paused && !job.paused { ", once its volume is out of the bin" } else { "" };
+    Ok(Output::new(format!("{} is {is_now}{rests}", job.id), job_json(&job)))
 }
 
 pub async fn ask(control: &Control, request: ControlRequest) -> Result<JobInfo, CliError> {
@@ -91,7 +95,7 @@ pub async fn of_volume(control: &Control, volume: VolumeId) -> Result<Option<Job
 /// Sets a job's rate, and waits until it is there no more, if that is wanted. Whether it was done or given up the caller looks at.
 pub async fn attend(control: &Control, mut job: JobInfo, args: JobArgs) -> Result<(), CliError> {
     if args.rate.is_some() && args.rate != job.rate {
-        let (rate, paused) = (args.rate, job.state == JobState::Paused);
+        let (rate, paused) = (args.rate, job.paused);
         job = ask(control, ControlRequest::JobSet { job: job.id, rate, paused }).await?;
     }
     if args.no_wait {
@@ -100,20 +104,29 @@ pub async fn attend(control: &Control, mut job: JobInfo, args: JobArgs) -> Resul
     let (id, begun_at) = (job.id, job.position);
     let mut progress = Progress::new(format!("{} {}", doing(job.kind), job.volume_name), job.total);
     progress.add(begun_at);
-    let (mut position, mut unnoticed_since, mut said) = (begun_at, Instant::now(), None);
+    let (mut position, mut unnoticed_since, mut waits_since, mut said) =
+        (begun_at, Instant::now(), Instant::now(), None);
     loop {
         tokio::time::sleep(PAUSE).await;
         let Some(now) = list(control).await?.into_iter().find(|job| job.id == id) else { break };
         progress.add(now.position.saturating_sub(position));
         position = position.max(now.position);
-        if now.state != JobState::Waiting {
+        // Nobody has taken it, or who has it is silent.
+        let is_noticed = now.state != JobState::Waiting || now.gateway.is_some();
+        if is_noticed {
             unnoticed_since = Instant::now();
         }
-        let trouble = match (&now.trouble, now.state) {
+        if now.waits_for.is_none() {
+            waits_since = Instant::now();
+        }
+        let trouble = match (&now.trouble, &now.waits_for) {
             (Some(trouble), _) => Some(format!("{id} doesn't get on: {trouble}; it goes on by itself when it can")),
-            (None, JobState::Paused) => Some(format!("{id} is paused; `ashlar job resume {id}` goes on with it")),
+            (None, _) if now.paused => Some(format!("{id} is paused; `ashlar job resume {id}` goes on with it")),
             (None, _) if unnoticed_since.elapsed() > UNNOTICED => {
                 Some(format!("no gateway works on {id}: is one running? `ashlar status` shows it"))
+            }
+            (None, Some(what)) if is_noticed && waits_since.elapsed() > UNNOTICED => {
+                Some(format!("{id} waits for {what}"))
             }
             _ => None,
         };
@@ -181,14 +194,9 @@ fn state_word(state: JobState) -> &'static str {
 
 /// In one line.
 pub fn summary(job: &JobInfo) -> String {
-    format!(
-        "{} {}, {}, {} % of {}",
-        job.id,
-        doing(job.kind),
-        state_word(job.state),
-        percent(job),
-        format_bytes(job.total)
-    )
+    let (doing, state) = (doing(job.kind), state_word(job.state));
+    let waits = job.waits_for.as_ref().map_or_else(String::new, |what| format!(", waits for {what}"));
+    format!("{} {doing}, {state}, {} % of {}{waits}", job.id, percent(job), format_bytes(job.total))
 }
 
 pub fn problems(jobs: &[JobInfo]) -> impl Iterator<Item = Problem> + '_ {
@@ -218,6 +226,12 @@ fn describe(job: &JobInfo) -> String {
     if let Some(gateway) = &job.gateway {
         let _ = writeln!(text, "gateway     {gateway}");
     }
+    if job.paused {
+        let _ = writeln!(text, "paused      by an operator; `ashlar job resume {}` goes on with it", job.id);
+    }
+    if let Some(what) = &job.waits_for {
+        let _ = writeln!(text, "waits for   {what}");
+    }
     if let Some(trouble) = &job.trouble {
         let _ = writeln!(text, "trouble     {trouble}");
     }
@@ -236,5 +250,7 @@ pub fn job_json(job: &JobInfo) -> Value {
         "rate": job.rate,
         "gateway": job.gateway,
         "trouble": job.trouble,
+        "paused": job.paused,
+        "waits_for": job.waits_for,
     })
 }

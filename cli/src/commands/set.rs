@@ -9,7 +9,7 @@ use crate::error::CliError;
 use crate::output::{Output, note};
 use crate::transfer::{Disk, interrupts};
 use ashlar_types::control::{AttachMode, ControlError, ControlRequest, DiskMode, Provision, VolumeInfo};
-use ashlar_types::job::{JobInfo, JobKind, JobState};
+use ashlar_types::job::{JobInfo, JobKind};
 use ashlar_types::{BLOCK_BYTES, BlockError, DiskName, Name, format_bytes};
 use ashlar_wire_control::ControlClientError;
 use std::time::Duration;
@@ -76,9 +76,7 @@ async fn shrink(control: &Control, volume: &VolumeInfo, size: u64, force: bool) 
         let what = format!("volume {name} is {} and can't be shrunk: {why}; {way}", volume.disk_mode.word());
         return Err(CliError::Conflict { what });
     }
-    let job = job::of_volume(control, volume.id)
-        .await?
-        .filter(|job| job.kind == JobKind::Zero && job.state != JobState::Paused);
+    let job = job::of_volume(control, volume.id).await?.filter(|job| job.kind == JobKind::Zero && !job.paused);
     let Some(job) = job else { return shrink_at_rest(control, volume, size, force).await };
     let mut interrupt = interrupts()?;
     match set_paused(control, &job, true).await {

@@ -69,7 +69,11 @@ async fn find(control: &Control, id: WipeId) -> Result<WipeInfo, CliError> {
 pub async fn delete(control: &Control, requests: Vec<ControlRequest>, no_wait: bool) -> Result<Output, CliError> {
     let mut begun = Vec::new();
     for request in requests {
-        begun.extend(infos(control.ask(request).await?)?);
+        match control.ask(request).await? {
+            // It is in the bin, and its time isn't over.
+            ControlReply::Bin(purged) if purged.is_empty() => {}
+            reply => begun.extend(infos(reply)?),
+        }
     }
     let ended = if no_wait { begun } else { attend(control, begun).await? };
     let mut lines: Vec<String> = ended.iter().map(summary).collect();

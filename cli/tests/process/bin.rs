@@ -86,7 +86,9 @@ fn the_bin_is_emptied_by_hand_and_by_the_clock() {
         if names(&listed) == ["a"] { Ok(()) } else { Err(listed.to_string()) }
     });
     wait_for_space(&cluster, before + 3 * 16 * MIB + 8 * MIB);
-    assert_eq!(cluster.ok(&["bin", "purge", "--expired"]).trim_end(), "nothing to purge");
+    for how in [&["bin", "purge", "--expired"][..], &["bin", "purge", "--expired", "--secure"]] {
+        assert_eq!(cluster.ok(how).trim_end(), "nothing to purge");
+    }
     assert_eq!(cluster.ok(&["bin", "purge", "a"]).trim_end(), "volume a (vol.2) deleted");
     wait_for_space(&cluster, before + 8 * MIB);
     for name in ["c", "d"] {

@@ -177,7 +177,9 @@ fn a_job_is_paused_resumed_and_given_up() {
     wait_for_the_middle(&cluster);
     cluster.ok(&["job", "pause", "job.1"]);
     let position = jobs(&cluster)[0]["position"].clone();
-    assert_eq!(jobs(&cluster)[0]["state"], "paused");
+    let paused = jobs(&cluster).remove(0);
+    assert_eq!((&paused["state"], &paused["paused"]), (&Value::from("paused"), &Value::from(true)));
+    assert!(cluster.ok(&["job", "show", "job.1"]).contains("`ashlar job resume job.1` goes on"));
     std::thread::sleep(Duration::from_millis(2500));
     assert_eq!(jobs(&cluster)[0]["position"], position);
     cluster.ok(&["job", "resume", "job.1"]);
@@ -193,6 +195,41 @@ fn a_job_is_paused_resumed_and_given_up() {
     let text = cluster.ok(&["volume", "flatten", "clone"]);
     assert!(text.contains("is flattened: no clone of golden@base any more"), "{text}");
     assert!(cluster.fails(&["volume", "flatten", "clone"]).contains("stands on no other"));
+}
+
+#[test]
+fn a_job_rests_while_its_volume_is_in_the_bin_and_another_rate_does_not_pause_it() {
+    let cluster = with_clone();
+    cluster.ok(&["volume", "flatten", "clone", "--rate", "4MiB", "--no-wait"]);
+    wait_for_the_middle(&cluster);
+    cluster.ok(&["volume", "delete", "clone", "--defer", "1d"]);
+    let rests = jobs(&cluster).remove(0);
+    assert_eq!((&rests["state"], &rests["paused"]), (&Value::from("paused"), &Value::from(false)));
+    assert!(cluster.ok(&["job", "list"]).contains("its volume to be restored from the bin"));
+    assert_eq!(cluster.status()["problems"].as_array().map(Vec::len), Some(0), "{}", cluster.status());
+    let said = cluster.ok(&["job", "rate", "job.1", "none"]);
+    assert!(said.contains("once its volume is out of the bin"), "{said}");
+    cluster.ok(&["bin", "restore", "clone"]);
+    wait_for_jobs(&cluster);
+    assert!(origin(&cluster, "clone").is_null());
+}
+
+#[test]
+fn a_job_whose_gateway_is_gone_is_shown_as_waiting_for_one() {
+    let cluster = with_clone();
+    cluster.ok(&["volume", "flatten", "clone", "--rate", "4MiB", "--no-wait"]);
+    wait_for_the_middle(&cluster);
+    assert!(jobs(&cluster)[0]["gateway"].is_string() && jobs(&cluster)[0]["waits_for"].is_null());
+    let (_, pid) = cluster.pids().into_iter().find(|(name, _)| name.starts_with("gateway")).expect("it runs");
+    signal(pid, Signal::KILL);
+    wait_until("its worker is taken for alive", PATIENCE, || match jobs(&cluster).remove(0) {
+        job if job["state"] == "waiting" && job["gateway"].is_null() && job["waits_for"] == "a gateway" => Ok(()),
+        job => Err(job.to_string()),
+    });
+    cluster.up_again(&[]);
+    cluster.ok(&["job", "rate", "job.1", "none"]);
+    wait_for_jobs(&cluster);
+    assert!(origin(&cluster, "clone").is_null());
 }
 
 #[test]
@@ -242,6 +279,10 @@ fn a_flatten_that_finds_no_room_waits_for_it() {
         text if text.contains("the pool is full") => Ok(()),
         text => Err(text),
     });
+    let told = cluster.ok(&["job", "list"]);
+    for part in ["the pool is full (default)", "`ashlar bin purge`", "add OSDs", "`ashlar job cancel job.1`"] {
+        assert!(told.contains(part), "{told}");
+    }
     cluster.ok(&["volume", "delete", "filler"]);
     wait_for_jobs(&cluster);
     assert!(origin(&cluster, "clone").is_null());

@@ -7,7 +7,7 @@ use super::volume::{GrantedBy, Holder, Volume};
 use crate::core::{ClientLimits, FillAction, FillKind, Filler, SessionProgress};
 use ashlar_types::control::{ControlError, ControlReply, ControlRequest};
 use ashlar_types::job::{JobInfo, JobKind, JobWork};
-use ashlar_types::{BlockDevice, BlockError, BlockReply, BlockRequest, Completions, JobId, SessionId, Tick};
+use ashlar_types::{BlockDevice, BlockError, BlockReply, BlockRequest, Completions, JobId, PoolId, SessionId, Tick};
 use ashlar_wire_control::ControlClientError;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -136,7 +136,7 @@ impl Worker {
             JobKind::Flatten => FillKind::Base { own_layers: u32::try_from(grant.layers.len()).unwrap_or(u32::MAX) },
             JobKind::Zero => FillKind::Zeroes,
         };
-        let filler = Filler::new(kind, info.position, grant.size, info.rate);
+        let (filler, pool) = (Filler::new(kind, info.position, grant.size, info.rate), grant.pool);
         let base = loop {
             match self.bases.under(&grant).await {
                 Ok(base) => break base,
@@ -151,7 +151,7 @@ impl Worker {
         place.set_stuck(false);
         let (limits, progress) = (self.limits, SessionProgress::default());
         let volume = Volume::run(&self.cluster, grant, limits, progress, base, GrantedBy::Job(job));
-        let mut filling = Filling::new(&self.cluster, job, session, volume.clone(), filler);
+        let mut filling = Filling::new(&self.cluster, (job, session), pool, volume.clone(), filler);
         let result = filling.run(place).await;
         drop(filling);
         volume.close(CLOSE_PATIENCE).await;
@@ -238,6 +238,7 @@ struct Filling<'a> {
     cluster: &'a Cluster,
     job: JobId,
     session: SessionId,
+    pool: PoolId,
     volume: Arc<Volume>,
     filler: Filler,
     completions: Arc<dyn Completions>,
@@ -256,11 +257,17 @@ impl Completions for ToChannel {
 }
 
 impl<'a> Filling<'a> {
-    fn new(cluster: &'a Cluster, job: JobId, session: SessionId, volume: Arc<Volume>, filler: Filler) -> Filling<'a> {
+    fn new(
+        cluster: &'a Cluster,
+        (job, session): (JobId, SessionId),
+        pool: PoolId,
+        volume: Arc<Volume>,
+        filler: Filler,
+    ) -> Filling<'a> {
         let (sender, done) = mpsc::unbounded_channel();
         let completions = Arc::new(ToChannel(sender));
         let (started, wake_at) = (Instant::now(), None);
-        Filling { cluster, job, session, volume, filler, completions, done, started, wake_at }
+        Filling { cluster, job, session, pool, volume, filler, completions, done, started, wake_at }
     }
 
     async fn run(&mut self, place: &mut Place) -> Result<(), Lost> {
@@ -281,7 +288,7 @@ impl<'a> Filling<'a> {
                 }
                 () = tokio::time::sleep_until(tell_at) => {
                     tell_at = Instant::now() + TELL_PAUSE;
-                    let trouble = self.filler.trouble().map(ToString::to_string);
+                    let trouble = self.filler.trouble().map(|error| self.describe(error));
                     place.set_stuck(trouble.is_some());
                     // What is done meanwhile waits in the channel; the disk has its hands full.
                     if let Some(info) = tell(self.cluster, self.job, self.session, &self.filler, trouble).await? {
@@ -292,6 +299,17 @@ impl<'a> Filling<'a> {
             }
         }
         Ok(())
+    }
+
+    /// A job on a full pool gets on when somebody makes room, so it says how.
+    fn describe(&self, error: &BlockError) -> String {
+        if *error != BlockError::NoSpace {
+            return error.to_string();
+        }
+        let view = self.cluster.view();
+        let pool = view.pools.get(&self.pool).map_or_else(|| self.pool.to_string(), |info| info.name.to_string());
+        let ways = "delete volumes, empty the bin (`ashlar bin purge`), add OSDs";
+        format!("{error} ({pool}): {ways}, or `ashlar job cancel {}`", self.job)
     }
 
     fn step(&mut self, step: impl FnOnce(&mut Filler, Tick, &mut Vec<FillAction>)) {

@@ -150,6 +150,8 @@ fn job(kind: JobKind, state: JobState) -> JobInfo {
         rate: is_running.then_some(6),
         gateway: is_running.then(|| "g".to_owned()),
         trouble: (!is_running).then(|| "the pool is full".to_owned()),
+        paused: state == JobState::Paused,
+        waits_for: (state == JobState::Waiting).then(|| "a gateway".to_owned()),
     }
 }
 
@@ -272,6 +274,8 @@ fn requests_come_back_the_same() {
         R::BinRestore { volume: VolumeId(7), name: None },
         R::BinRestore { volume: VolumeId(u64::MAX), name: Some(name("w")) },
         R::BinPurge { volume: VolumeId(7) },
+        R::BinPurgeExpired { volume: VolumeId(7), secure: false },
+        R::BinPurgeExpired { volume: VolumeId(7), secure: true },
         R::VolumeWipe { name: name("v"), with_snapshots: true, at: u64::MAX },
         R::BinWipe { volume: VolumeId(7), at: 1 },
         R::WipeList,

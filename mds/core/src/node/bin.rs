@@ -1,8 +1,10 @@
 //! What has expired in the bin is purged by the leader, in a window of the day (docs/decisions/032-the-bin.md). The state has no clock, and this node
 //! only the one that its shell hands in: without it nothing expires.
 
-use super::MetadataNode;
+use super::{MetadataNode, NodeAction};
 use crate::state::Command;
+use ashlar_types::control::{ControlError, ControlReply, ControlRequest};
+use ashlar_types::{Tick, VolumeId};
 use std::fmt;
 use std::str::FromStr;
 
@@ -88,6 +90,27 @@ impl MetadataNode {
         if !volumes.is_empty() {
             self.propose_own(Command::BinExpire { volumes, now: unix });
         }
+    }
+
+    /// By this clock, and not by that of whoever asks; outside of the window too. What has not expired costs no entry. Who brings the volume back at that
+    /// moment, and deletes it again when he has heard that it is back, is not purged: this command stands before his then, and finds nothing in the bin.
+    pub(super) fn on_purge_expired(
+        &mut self,
+        id: u64,
+        volume: VolumeId,
+        secure: bool,
+        deadline: Tick,
+        actions: &mut Vec<NodeAction>,
+    ) {
+        let Some(now) = self.wall.unix else { return self.reply(id, Err(ControlError::Busy), actions) };
+        if !self.state.is_expired(volume, now) {
+            return self.reply(id, Ok(ControlReply::Bin(Vec::new())), actions);
+        }
+        let command = match secure {
+            true => Command::Request(ControlRequest::BinWipe { volume, at: now }),
+            false => Command::BinExpire { volumes: vec![volume], now },
+        };
+        self.propose(id, command, deadline, actions);
     }
 }
 

@@ -233,6 +233,7 @@ impl MetadataNode {
         self.requests.expire(now, actions);
         self.retry_snapshots();
         if self.is_leader() {
+            self.watch_workers();
             let mut commands = self.detector.check(&self.state, self.config.tick, &self.config);
             commands.extend(self.detector.rebalance(&self.state, &self.config));
             for command in commands {

@@ -95,6 +95,9 @@ impl MetadataNode {
         let deadline = now + self.config.request_timeout;
         match request {
             ControlRequest::JobTake { gateway, boot } => return self.on_job_take(id, gateway, boot, deadline, actions),
+            ControlRequest::BinPurgeExpired { volume, secure } => {
+                return self.on_purge_expired(id, volume, secure, deadline, actions);
+            }
             ControlRequest::JobProgress { session, .. } | ControlRequest::JobGrant { session, .. } => {
                 self.on_worker_heard(session);
             }
@@ -214,6 +217,10 @@ impl MetadataNode {
             let (_, reads) = self.requests.confirmed_reads.pop_front().expect("it was just seen");
             for read in reads {
                 match self.state.query(&read.request) {
+                    Some(Ok(ControlReply::Jobs(jobs))) => {
+                        let jobs = self.with_silent_workers(jobs);
+                        self.reply(read.id, Ok(ControlReply::Jobs(jobs)), actions);
+                    }
                     Some(result) => self.reply(read.id, result, actions),
                     // What could be answered when it came needs a change of state by now.
                     None => self.propose(read.id, Command::Request(read.request), read.deadline, actions),

@@ -1,8 +1,10 @@
 //! Tests that look inside; groups of nodes from outside are in tests/group.rs.
 
 use super::*;
+use crate::state::Command;
 use ashlar_types::ClusterId;
 use ashlar_types::control::Provision;
+use ashlar_types::job::JobState;
 use std::collections::BTreeMap;
 
 fn config() -> NodeConfig {
@@ -206,4 +208,56 @@ fn what_has_expired_waits_for_the_window() {
         give(&mut node, NodeEvent::WallClock { unix });
         assert_eq!(node.state().bin_usage().0, left, "at {unix}");
     }
+}
+
+#[test]
+fn what_is_purged_as_expired_is_so_by_the_leaders_clock() {
+    for secure in [false, true] {
+        let (mut node, mut give) = alone_with_a_bin("01:00-02:00");
+        let request = ControlRequest::BinPurgeExpired { volume: ashlar_types::VolumeId(1), secure };
+        let ask = |id| NodeEvent::Request { id, request: request.clone() };
+        give(&mut node, NodeEvent::WallClock { unix: 1_099 });
+        give(&mut node, ask(100));
+        assert_eq!(node.state().bin_usage().0, 1, "it is kept for a second more");
+        give(&mut node, NodeEvent::WallClock { unix: 1_100 });
+        give(&mut node, ask(101));
+        assert_eq!(node.state().bin_usage().0, 0, "whether or not the window is open");
+        let Some(Ok(ControlReply::Wipes(wipes))) = node.state().query(&ControlRequest::WipeList) else {
+            panic!("a read")
+        };
+        assert_eq!(
+            wipes.iter().map(|wipe| wipe.asked_at).collect::<Vec<_>>(),
+            if secure { vec![1_100] } else { vec![] }
+        );
+        give(&mut node, ask(102));
+    }
+}
+
+#[test]
+fn a_job_whose_worker_is_silent_is_told_as_waiting() {
+    let (mut node, mut give) = alone_with_a_bin("00:00-24:00");
+    let name = || ashlar_types::Name::new("e").expect("a good name");
+    let create = ControlRequest::VolumeCreate { name: name(), size: 512, pool: None, provision: Provision::Thin };
+    let set = ControlRequest::VolumeSet { name: name(), provision: Provision::Eager };
+    give(&mut node, NodeEvent::Request { id: 200, request: create });
+    // What OSDs have told is no matter here: the state alone makes it eager.
+    node.propose_own(Command::Request(set));
+    give(&mut node, NodeEvent::Timer);
+    let take = ControlRequest::JobTake { gateway: "g".into(), boot: BootId(5) };
+    give(&mut node, NodeEvent::Request { id: 201, request: take });
+    let jobs = |node: &MetadataNode| match node.state().query(&ControlRequest::JobList) {
+        Some(Ok(ControlReply::Jobs(jobs))) => node.with_silent_workers(jobs),
+        other => panic!("{other:?}"),
+    };
+    let told = jobs(&node).remove(0);
+    assert_eq!((told.state, told.gateway.as_deref()), (JobState::Running, Some("g")));
+    // So long that a tick is due each time, and only ticks count.
+    let patience = node.config.worker_silence_max.as_micros() / node.config.tick.as_micros();
+    for _ in 0..=patience {
+        node.next_tick = Some(Tick(0));
+        give(&mut node, NodeEvent::Timer);
+    }
+    let told = jobs(&node).remove(0);
+    assert_eq!((told.state, told.gateway, told.paused), (JobState::Waiting, None, false));
+    assert!(told.waits_for.is_some());
 }

@@ -140,16 +140,23 @@ impl ClusterState {
         self.done()
     }
 
-    /// The leader's clock says that these have expired.
+    /// The leader's clock says that these have expired. Answered with those that had.
     pub(super) fn bin_expire(&mut self, volumes: &[VolumeId], now: u64) -> Outcome {
+        let mut purged = Vec::new();
         for id in volumes {
             // Restored meanwhile, or purged before: nothing to do.
             let bin = self.bin.volumes.contains_key(id).then(|| self.bin_record(*id)).flatten();
             if bin.is_some_and(|bin| bin.expires_at <= now) {
+                purged.extend(self.bin_info(&self.volumes[id]));
                 self.end(*id);
             }
         }
-        self.done()
+        Ok(ControlReply::Bin(purged))
+    }
+
+    pub fn is_expired(&self, volume: VolumeId, now: u64) -> bool {
+        // Who is in there is in the state too.
+        self.bin.volumes.contains_key(&volume) && self.bin_record(volume).is_some_and(|bin| bin.expires_at <= now)
     }
 
     /// So many of those that have expired, the oldest ids first.

@@ -18,6 +18,8 @@ use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
 const JOBS_MAX: usize = 10_000;
+/// What a job waits for on which nobody works.
+pub(crate) const NO_GATEWAY: &str = "a gateway";
 /// Below that a worker would wait for seconds for each of its writes.
 const RATE_MIN: u64 = 1 << 20;
 
@@ -293,19 +295,11 @@ impl ClusterState {
 
     pub(super) fn job_grant(&self, job: JobId, session: SessionId) -> Outcome {
         let (job, worker) = self.working(job, session)?;
-        let volume = &self.volumes[&job.volume];
-        let lowest = self.chain(volume.top).last().expect("L2: a volume has a layer");
-        let waiting_for = match volume.barrier {
-            Some(barrier) if !worker.active => Some(self.waiting_for(barrier)),
-            _ if job.kind == JobKind::Flatten && self.is_merging(lowest) => {
-                Some("a merge of its lowest layer".to_owned())
-            }
-            _ if job.kind == JobKind::Zero && self.is_reserving(volume.id) => Some("its reservation".to_owned()),
-            _ => None,
-        };
-        if let Some(waiting_for) = waiting_for {
+        if let Some(waiting_for) = self.job_waits_for(job) {
             return Err(ControlError::Fencing { waiting_for });
         }
+        let volume = &self.volumes[&job.volume];
+        let lowest = self.lowest_layer(volume);
         let (layers, base) = match job.kind {
             JobKind::Flatten => (vec![lowest], volume.origin),
             JobKind::Zero => (self.stack(volume.top), None),
@@ -325,6 +319,24 @@ impl ClusterState {
             base,
         };
         Ok(ControlReply::JobWork(Box::new(JobWork { job: self.job_info(job), grant })))
+    }
+
+    pub(super) fn lowest_layer(&self, volume: &VolumeRecord) -> LayerId {
+        self.chain(volume.top).last().expect("L2: a volume has a layer")
+    }
+
+    /// Why its worker is granted nothing yet, or would not be.
+    fn job_waits_for(&self, job: &JobRecord) -> Option<String> {
+        let volume = &self.volumes[&job.volume];
+        let is_active = job.worker.as_ref().is_none_or(|worker| worker.active);
+        match (job.kind, volume.barrier) {
+            (_, Some(barrier)) if !is_active => Some(self.waiting_for(barrier)),
+            (JobKind::Flatten, _) if self.is_merging(self.lowest_layer(volume)) => {
+                Some("a merge of its lowest layer".to_owned())
+            }
+            (JobKind::Zero, _) if self.is_reserving(volume.id) => Some("its reservation".to_owned()),
+            _ => None,
+        }
     }
 
     pub(super) fn job_progress(
@@ -459,8 +471,33 @@ impl ClusterState {
             filled: job.filled_before + job.filled,
             rate: job.rate,
             gateway: job.worker.as_ref().map(|worker| worker.gateway.clone()),
-            trouble: job.trouble.clone(),
+            trouble: self.job_trouble(job),
+            paused: job.paused,
+            waits_for: self.job_rests_for(job),
         }
+    }
+
+    /// What its worker has told, and what only the state knows of it: deleting snapshots of a clone gives no space back while it is flattened.
+    fn job_trouble(&self, job: &JobRecord) -> Option<String> {
+        let trouble = job.trouble.as_ref()?;
+        let is_in_the_way = job.kind == JobKind::Flatten && self.has_merge_held_back(job.volume);
+        let also = if is_in_the_way { "; what deleted snapshots held is freed when this job has ended" } else { "" };
+        Some(format!("{trouble}{also}"))
+    }
+
+    /// Nobody need do anything for it, but for a volume in the bin and where no gateway runs.
+    fn job_rests_for(&self, job: &JobRecord) -> Option<String> {
+        if job.ending.is_some() {
+            return self.volumes[&job.volume].barrier.map(|barrier| self.waiting_for(barrier));
+        }
+        if self.is_in_bin(job.volume) {
+            return Some("its volume to be restored from the bin".to_owned());
+        }
+        if job.paused {
+            return None;
+        }
+        let gateway = || job.worker.is_none().then(|| NO_GATEWAY.to_owned());
+        self.job_waits_for(job).or_else(gateway)
     }
 
     pub(super) fn assert_jobs(&self) {

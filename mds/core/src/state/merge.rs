@@ -133,6 +133,16 @@ impl ClusterState {
         self.merges.pending.values().any(|merge| merge.from == layer)
     }
 
+    /// Whether the lowest layer would be taken apart if it were not being filled (Z3).
+    pub(super) fn has_merge_held_back(&self, volume: VolumeId) -> bool {
+        let record = &self.volumes[&volume];
+        let lowest = self.lowest_layer(record);
+        let is_tip = self.tips(record).any(|tip| tip == lowest);
+        let used = self.layers_in_use(record);
+        let children = used.iter().filter(|layer| self.layers[layer].parent == Some(lowest)).count();
+        !is_tip && children == 1 && !self.is_merging(lowest)
+    }
+
     /// A merge that isn't known was done or given up before: the answer to a late or repeated message is the same.
     pub(super) fn merge_done(&mut self, id: u64, pgs: &[PgId]) -> Outcome {
         let done: BTreeSet<&PgId> = pgs.iter().collect();

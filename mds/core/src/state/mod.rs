@@ -34,6 +34,7 @@ mod tests;
 
 pub use command::{Command, Verdict};
 pub use format::FormatError;
+pub(crate) use job::NO_GATEWAY;
 pub use placement::FailureDomain;
 pub(crate) use placement::mix;
 pub(crate) use reserve::Demand;
@@ -217,6 +218,7 @@ impl ClusterState {
             | R::SnapshotGroupList
             | R::SnapshotGroupShow { .. }
             | R::BinList
+            | R::BinPurgeExpired { .. }
             | R::WipeList
             | R::SessionGrant { .. }
             | R::JobList

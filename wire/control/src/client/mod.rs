@@ -187,6 +187,7 @@ fn is_repeatable(request: &ControlRequest) -> bool {
         | R::VolumeToBin { .. }
         | R::BinRestore { .. }
         | R::BinPurge { .. }
+        | R::BinPurgeExpired { .. }
         | R::VolumeWipe { .. }
         | R::BinWipe { .. }
         | R::WipeForget { .. }

@@ -29,6 +29,8 @@ impl From<JobInfo> for proto::JobInfo {
             rate: job.rate,
             gateway: job.gateway,
             trouble: job.trouble,
+            paused: job.paused,
+            waits_for: job.waits_for,
         }
     }
 }
@@ -60,6 +62,8 @@ impl TryFrom<proto::JobInfo> for JobInfo {
             rate: job.rate,
             gateway: job.gateway,
             trouble: job.trouble,
+            paused: job.paused,
+            waits_for: job.waits_for,
         })
     }
 }

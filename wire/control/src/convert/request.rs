@@ -105,6 +105,9 @@ impl From<ControlRequest> for proto::ControlRequest {
                 Kind::BinRestore(proto::BinRestore { volume: volume.0, name: name.map(Into::into) })
             }
             R::BinPurge { volume } => Kind::BinPurge(proto::BinPurge { volume: volume.0 }),
+            R::BinPurgeExpired { volume, secure } => {
+                Kind::BinPurgeExpired(proto::BinPurgeExpired { volume: volume.0, secure })
+            }
             R::VolumeWipe { name, with_snapshots, at } => {
                 Kind::VolumeWipe(proto::VolumeWipe { name: name.into(), with_snapshots, at })
             }
@@ -283,6 +286,7 @@ impl TryFrom<proto::ControlRequest> for ControlRequest {
                 name: r.name.map(|n| name("BinRestore.name", &n)).transpose()?,
             },
             Kind::BinPurge(r) => R::BinPurge { volume: VolumeId(r.volume) },
+            Kind::BinPurgeExpired(r) => R::BinPurgeExpired { volume: VolumeId(r.volume), secure: r.secure },
             Kind::VolumeWipe(r) => {
                 R::VolumeWipe { name: name("VolumeWipe.name", &r.name)?, with_snapshots: r.with_snapshots, at: r.at }
             }

@@ -329,3 +329,65 @@ fn zeroes_would_hide_the_origin_of_a_clone() {
     cluster.pass_barriers();
     cluster.ask(set()).expect("it stands on nothing");
 }
+
+#[test]
+fn a_job_says_what_it_waits_for_though_nobody_has_told() {
+    let mut cluster = Cluster::with_pool(1, 1);
+    let waits_for = |cluster: &Cluster| cluster.jobs()[0].waits_for.clone();
+    cluster.eager("e", 10 * MIB).expect("asked for");
+    let job = cluster.jobs()[0].id;
+    assert_eq!(waits_for(&cluster).as_deref(), Some("its reservation"));
+    cluster.keep_reserves();
+    assert_eq!(waits_for(&cluster).as_deref(), Some("a gateway"));
+    let first = cluster.take(job, None);
+    assert_eq!(waits_for(&cluster), None);
+    cluster.take(job, first);
+    assert!(waits_for(&cluster).expect("an earlier worker is being fenced").contains("primary osd.1"));
+    cluster.pass_barriers();
+    assert_eq!(waits_for(&cluster), None);
+    cluster.ask(ControlRequest::JobCancel { job }).expect("is there");
+    assert!(waits_for(&cluster).expect("it ends behind a barrier").contains("primary osd.1"));
+}
+
+#[test]
+fn a_job_that_waits_for_a_merge_or_holds_one_back_says_so() {
+    let mut cluster = Cluster::with_volume(1, 1);
+    cluster.snapshot("v", "s").expect("taken");
+    cluster.pass_barriers();
+    let clone = ControlRequest::VolumeClone { source: disk("v@s"), names: vec![name("c")], pool: None };
+    cluster.ask(clone).expect("cloned");
+    for snapshot in ["a", "b"] {
+        cluster.snapshot("c", snapshot).expect("taken");
+        cluster.pass_barriers();
+    }
+    let delete = |snapshot| ControlRequest::SnapshotDelete { volume: name("c"), name: name(snapshot) };
+    cluster.ask(delete("a")).expect("nobody has it");
+    let job = cluster.flatten("c").expect("a clone").id;
+    assert_eq!(cluster.jobs()[0].waits_for.as_deref(), Some("a merge of its lowest layer"));
+    for merge in cluster.state.view_since(Revision(0)).merges {
+        cluster.ask(ControlRequest::MergeDone { merge: merge.id, pgs: merge.pgs }).expect("never refused");
+    }
+    cluster.pass_barriers();
+    let session = cluster.take(job, None).expect("nobody has it");
+    cluster.work(job, session).expect("nothing is being merged");
+    let full = ControlRequest::JobProgress { job, session, position: 0, filled: 0, trouble: Some("full".into()) };
+    cluster.ask(full).expect("he has it");
+    assert_eq!(cluster.jobs()[0].trouble.as_deref(), Some("full"));
+    cluster.ask(delete("b")).expect("nobody has it");
+    let told = cluster.jobs()[0].trouble.clone().expect("told");
+    assert_eq!(told, "full; what deleted snapshots held is freed when this job has ended");
+}
+
+#[test]
+fn whether_a_job_is_paused_by_the_operator_is_told_while_its_volume_is_in_the_bin() {
+    let (mut cluster, job) = Cluster::with_flatten();
+    let to_bin = |name| ControlRequest::VolumeToBin { name, with_snapshots: false, retention: Some(9), at: 1 };
+    cluster.ask(to_bin(name("c"))).expect("nobody has it");
+    let told = cluster.jobs().remove(0);
+    assert_eq!((told.state, told.paused), (JobState::Paused, false));
+    assert_eq!(told.waits_for.as_deref(), Some("its volume to be restored from the bin"));
+    cluster.ask(ControlRequest::JobSet { job: job.id, rate: None, paused: true }).expect("is there");
+    cluster.ask(ControlRequest::BinRestore { volume: job.volume, name: None }).expect("in the bin");
+    let told = cluster.jobs().remove(0);
+    assert_eq!((told.state, told.paused, told.waits_for), (JobState::Paused, true, None));
+}
