@@ -141,7 +141,7 @@ impl Stack<'_> {
         let mut found: Option<(usize, u16, u16, bool)> = None;
         let mut wanted = wanted.peekable();
         while let Some(quarter) = wanted.peek().map(quarter_of) {
-            let map = uses_maps.then(|| &*resolved.map(self, quarter, cache));
+            let map = if uses_maps { Some(resolved.map(self, quarter, cache)) } else { None };
             let unresolved = self.first_with_any(from.max(map.map_or(0, |map| map.taken_in)));
             while let Some(BlockIndex(block)) = wanted.next_if(|block| quarter_of(block) == quarter) {
                 let layer = map.map(|map| map.layers[usize::from(block) % SLOTS]).filter(|layer| *layer != UNKNOWN);
