@@ -10,6 +10,8 @@ pub trait OsdMachine: std::fmt::Debug {
     fn step(&mut self, now: Tick, event: Event, actions: &mut Vec<Action>);
     fn poll(&mut self, now: Tick, actions: &mut Vec<Action>);
     fn usage(&self) -> OsdUsage;
+    /// Nothing is under way on its disk.
+    fn is_disk_idle(&self) -> bool;
     fn space_news(&mut self) -> SpaceNews;
     /// PGs that it leads and serves.
     fn active_pgs(&self) -> Vec<(PgId, Epoch)>;
@@ -32,6 +34,10 @@ impl<P: Policy> OsdMachine for Osd<P> {
 
     fn usage(&self) -> OsdUsage {
         Osd::usage(self)
+    }
+
+    fn is_disk_idle(&self) -> bool {
+        self.store().is_idle()
     }
 
     fn space_news(&mut self) -> SpaceNews {

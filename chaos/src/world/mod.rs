@@ -108,6 +108,8 @@ pub struct World {
     pub shape: Shape,
     pub phase: Phase,
     phase_until: Instant,
+    /// The members are compared from then on.
+    settled_at: Instant,
     faults: Option<Faults>,
     trace: Trace,
     pub stats: Stats,
@@ -204,6 +206,7 @@ impl World {
             shape,
             phase: Phase::Setup,
             phase_until: 10 * SECOND,
+            settled_at: 0,
             faults: Some(faults),
             stats: Stats::default(),
             failure: None,

@@ -22,6 +22,10 @@ const LOOK: Instant = SECOND / 20;
 
 /// Quiet time before members are compared: repairs of blocks that were found bad go on by themselves.
 const SETTLE_TIME: u64 = 3 * SECOND;
+/// So much longer when a checkpoint is under way then: the pages that it writes are taken, and have no use before it ends.
+const STORES_TIME: Instant = SECOND;
+/// How soon it is looked at again.
+const STORES_LOOK: Instant = SECOND / 100;
 /// By when the space of deleted volumes is free.
 const DELETE_TIME: Instant = 10 * SECOND;
 /// And wiped, volume after volume.
@@ -66,7 +70,8 @@ impl World {
                 if self.unscrubbed().is_none() {
                     self.judge_last_scrub();
                     self.phase = Phase::Settle;
-                    self.phase_until = self.now + SETTLE_TIME;
+                    self.settled_at = self.now + SETTLE_TIME;
+                    self.phase_until = self.settled_at;
                 }
                 true
             }
@@ -114,6 +119,11 @@ impl World {
             }
             Phase::Scrub => Err(Reason::Stuck(self.unscrubbed().unwrap_or_default())),
             Phase::Settle => {
+                let is_idle = self.osds.values().flat_map(|osd| &osd.machine).all(|machine| machine.is_disk_idle());
+                if !is_idle && self.now < self.settled_at + STORES_TIME {
+                    self.phase_until = self.now + STORES_LOOK;
+                    return Ok(());
+                }
                 self.compare_members()?;
                 self.check_space()?;
                 if self.shape.deletes {
