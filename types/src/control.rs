@@ -522,6 +522,8 @@ pub struct PoolSpace {
     pub over_commit: Option<OverCommit>,
     /// Seconds for which its volumes are kept when they are deleted; 0: not at all.
     pub retention: u64,
+    /// Of `provisioned`: what lies in the bin.
+    pub in_bin: u64,
 }
 
 impl PoolSpace {
@@ -669,6 +671,9 @@ pub struct BinInfo {
     pub snapshots: u64,
     /// Volumes that were cloned from its snapshots.
     pub clones: u64,
+    /// As it would be shown if it were in the list, under the name that it had. `None`: the leader is of a version that doesn't tell.
+    pub volume: Option<Box<VolumeInfo>>,
+    pub own: Vec<SnapshotInfo>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -55,18 +55,25 @@ pub async fn run(control: &Control, command: BinCommand) -> Result<Output, CliEr
     }
 }
 
-async fn list(control: &Control) -> Result<Vec<BinInfo>, CliError> {
+pub async fn list(control: &Control) -> Result<Vec<BinInfo>, CliError> {
     match control.ask(ControlRequest::BinList).await? {
         ControlReply::Bin(infos) => Ok(infos),
         reply => Err(CliError::unexpected("bin list", &reply)),
     }
 }
 
+/// Those that were named so, and the one that has this id.
+pub fn named<'a>(infos: &'a [BinInfo], text: &str) -> impl Iterator<Item = &'a BinInfo> {
+    let is_meant = move |info: &&BinInfo| {
+        info.name.as_str() == text || info.id.to_string() == text || info.id.0.to_string() == text
+    };
+    infos.iter().filter(is_meant)
+}
+
 /// By its name, or by its id where several have had one name.
 fn find<'a>(infos: &'a [BinInfo], text: &str) -> Result<&'a BinInfo, CliError> {
     let is_named = |info: &BinInfo| info.name.as_str() == text;
-    let has_id = |info: &BinInfo| info.id.to_string() == text || info.id.0.to_string() == text;
-    let found: Vec<&BinInfo> = infos.iter().filter(|info| is_named(info) || has_id(info)).collect();
+    let found: Vec<&BinInfo> = named(infos, text).collect();
     let what = match &found[..] {
         [info] => return Ok(info),
         [] => format!("volume {text:?} is not in the bin; `ashlar bin list` says what is"),
@@ -191,6 +198,8 @@ mod tests {
             expires_at: 2,
             snapshots: 0,
             clones: 0,
+            volume: None,
+            own: Vec::new(),
         }
     }
 

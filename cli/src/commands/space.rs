@@ -81,8 +81,12 @@ pub fn describe_pool(space: &PoolSpace) -> String {
         space.provisioned_max().map_or("no limit is set".to_owned(), |most| format!("{} at most", format_bytes(most)));
     let _ = writeln!(text, "promised    {} to volumes, with all copies; {of}", format_bytes(space.provisioned));
     let _ = match space.retention {
-        0 => writeln!(text, "bin         deleted volumes are not kept"),
-        seconds => writeln!(text, "bin         deleted volumes are kept for {}", pool::span_text(seconds)),
+        0 => write!(text, "bin         deleted volumes are not kept"),
+        seconds => write!(text, "bin         deleted volumes are kept for {}", pool::span_text(seconds)),
+    };
+    let _ = match space.in_bin {
+        0 => writeln!(text),
+        bytes => writeln!(text, "; {} of what is promised are in it", format_bytes(bytes)),
     };
     text
 }
@@ -94,6 +98,7 @@ pub fn pool_space_json(space: &PoolSpace) -> Value {
     value["provisioned_max"] = space.provisioned_max().into();
     value["over_commit"] = space.over_commit.map(|ratio| f64::from(ratio.0) / 100.0).into();
     value["bin_retention"] = space.retention.into();
+    value["in_bin"] = space.in_bin.into();
     value
 }
 
@@ -112,6 +117,10 @@ pub fn problems(report: &SpaceReport, name_of: impl Fn(PoolId) -> String) -> Vec
         let Some(most) = space.provisioned_max() else { continue };
         if space.provisioned >= most / 100 * PROMISED_WARN_PERCENT {
             let (name, promised) = (name_of(*pool), format_bytes(space.provisioned));
+            let purge = match space.in_bin {
+                0 => String::new(),
+                bytes => format!("empty the bin, which has {} of them (`ashlar bin purge`), ", format_bytes(bytes)),
+            };
             problems.push(Problem {
                 what: format!(
                     "volumes of pool {name} are promised {promised} of the {} that it may promise",
@@ -119,7 +128,7 @@ pub fn problems(report: &SpaceReport, name_of: impl Fn(PoolId) -> String) -> Vec
                 ),
                 means: "volumes beyond that are refused".into(),
                 what_to_do: format!(
-                    "add OSDs, delete volumes, or allow more: `ashlar pool set {name} --over-commit RATIO`"
+                    "{purge}add OSDs, delete volumes, or allow more: `ashlar pool set {name} --over-commit RATIO`"
                 ),
             });
         }

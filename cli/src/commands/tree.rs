@@ -2,35 +2,39 @@
 
 use super::kept::{self, Kept, KeptForClones};
 use super::merges::{self, Merging};
-use super::snapshot;
+use super::time::utc;
 use super::volume::{describe_origin, origin_json};
+use super::{bin, snapshot};
 use crate::control::Control;
 use crate::error::CliError;
 use crate::output::Output;
-use ashlar_types::control::{ControlReply, ControlRequest, DiskMode, SnapshotInfo, VolumeInfo};
+use ashlar_types::control::{BinInfo, ControlError, ControlReply, ControlRequest, DiskMode, SnapshotInfo, VolumeInfo};
 use ashlar_types::view::ClusterView;
 use ashlar_types::{LayerId, Name, VolumeId, format_bytes};
+use ashlar_wire_control::ControlClientError;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
-/// The questions may see different moments; what a stack names is drawn all the same.
+/// The questions may see different moments; what a stack names is drawn all the same. What is in the bin is drawn as any volume is, and says so.
 pub async fn run(control: &Control, name: Option<Name>) -> Result<Output, CliError> {
-    let snapshots = snapshot::list(control, name.clone()).await?;
-    let wanted = match name {
-        Some(name) => match control.ask(ControlRequest::VolumeShow { name }).await? {
-            ControlReply::Volume(volume) => Some(volume),
-            reply => return Err(CliError::unexpected("volume show", &reply)),
-        },
+    let binned = bin::list(control).await?;
+    let wanted = match &name {
+        Some(name) => Some(find(control, name, &binned).await?),
         None => None,
     };
-    let volumes = control.volumes().await?;
+    let is_listed = name.is_none() || wanted.iter().flatten().any(|volume| !is_in(&binned, volume.id));
+    let mut snapshots = if is_listed { snapshot::list(control, name).await? } else { Vec::new() };
+    snapshots.extend(binned.iter().flat_map(|info| info.own.iter().cloned()));
+    let mut volumes = control.volumes().await?;
+    volumes.extend(binned.iter().filter_map(|info| info.volume.as_deref().cloned()));
     let kept = kept::find(control, &volumes).await?;
-    let clones = Clones::new(&volumes, &kept.volumes);
-    let facts = Facts { snapshots, kept, clones, view: control.view().await? };
+    let bin: Bin = binned.iter().map(|info| (info.id, info.expires_at)).collect();
+    let clones = Clones::new(&volumes, &kept.volumes, &bin);
+    let facts = Facts { snapshots, kept, clones, bin, view: control.view().await? };
     let tree = |volume| Tree::new(volume, &facts);
     let trees: Vec<Tree> = match &wanted {
-        Some(volume) => vec![tree(volume)],
+        Some(volumes) => volumes.iter().map(tree).collect(),
         None => {
             let deleted = facts.kept.volumes.iter().map(|(id, kept)| Tree::of_kept(*id, kept, &facts));
             volumes.iter().map(tree).chain(deleted).collect()
@@ -40,11 +44,34 @@ pub async fn run(control: &Control, name: Option<Name>) -> Result<Output, CliErr
     Ok(Output::new(text.join("\n"), trees.iter().map(Tree::json).collect()))
 }
 
+/// When they expire.
+type Bin = BTreeMap<VolumeId, u64>;
+
+fn is_in(binned: &[BinInfo], id: VolumeId) -> bool {
+    binned.iter().any(|info| info.id == id)
+}
+
+/// The volume of this name; or those in the bin that had it, or the one there that has it as its id.
+async fn find(control: &Control, name: &Name, binned: &[BinInfo]) -> Result<Vec<VolumeInfo>, CliError> {
+    let refused = match control.ask(ControlRequest::VolumeShow { name: name.clone() }).await {
+        Ok(ControlReply::Volume(volume)) => return Ok(vec![volume]),
+        Ok(reply) => return Err(CliError::unexpected("volume show", &reply)),
+        Err(error) => error,
+    };
+    if !matches!(&refused, CliError::Control(ControlClientError::Refused(ControlError::NotFound { .. }))) {
+        return Err(refused);
+    }
+    let found: Vec<VolumeInfo> =
+        bin::named(binned, name.as_str()).filter_map(|info| info.volume.as_deref().cloned()).collect();
+    if found.is_empty() { Err(refused) } else { Ok(found) }
+}
+
 /// A volume as far as it is drawn below what it was cloned from.
 #[derive(Clone, Debug)]
 struct Clone {
     name: Name,
     deleted: bool,
+    in_bin: bool,
 }
 
 /// By the layer that they stand on.
@@ -52,13 +79,18 @@ struct Clone {
 struct Clones(BTreeMap<(VolumeId, LayerId), Vec<Clone>>);
 
 impl Clones {
-    fn new(volumes: &[VolumeInfo], kept: &BTreeMap<VolumeId, Kept>) -> Clones {
-        let living = volumes.iter().filter_map(|v| Some((v.origin.as_ref()?.base, &v.name, false)));
-        let deleted = kept.values().filter_map(|kept| Some((kept.base?, &kept.name, true)));
+    fn new(volumes: &[VolumeInfo], kept: &BTreeMap<VolumeId, Kept>, bin: &Bin) -> Clones {
+        let living =
+            volumes.iter().filter_map(|v| Some((v.origin.as_ref()?.base, &v.name, bin.contains_key(&v.id), false)));
+        let deleted = kept.values().filter_map(|kept| Some((kept.base?, &kept.name, false, true)));
         let mut clones = Clones::default();
-        for (base, name, deleted) in living.chain(deleted) {
+        for (base, name, in_bin, is_kept) in living.chain(deleted) {
             let name = name.clone();
-            clones.0.entry((base.volume, base.layer)).or_default().push(Clone { name, deleted });
+            clones.0.entry((base.volume, base.layer)).or_default().push(Clone {
+                name,
+                deleted: in_bin || is_kept,
+                in_bin,
+            });
         }
         clones
     }
@@ -69,6 +101,7 @@ struct Facts {
     snapshots: Vec<SnapshotInfo>,
     kept: KeptForClones,
     clones: Clones,
+    bin: Bin,
     view: ClusterView,
 }
 
@@ -79,6 +112,7 @@ struct Tree<'a> {
     heading: String,
     origin: Value,
     deleted: bool,
+    in_bin: bool,
     top: Option<LayerId>,
     /// What a non-persistent volume falls back to.
     base: Option<LayerId>,
@@ -107,13 +141,16 @@ impl<'a> Tree<'a> {
             DiskMode::Dependent => String::new(),
             mode => format!("  {}", mode.word()),
         };
+        let expires = facts.bin.get(&volume.id);
+        let in_bin = expires.map_or_else(String::new, |at| format!("  ({} in the bin until {})", volume.id, utc(*at)));
         let is_nonpersistent = volume.disk_mode == DiskMode::IndependentNonpersistent;
         Tree {
             id: volume.id,
             name: &volume.name,
-            heading: format!("{}  {}{of}{mode}", volume.name, format_bytes(volume.size)),
+            heading: format!("{}  {}{of}{mode}{in_bin}", volume.name, format_bytes(volume.size)),
             origin: volume.origin.as_deref().map_or(Value::Null, origin_json),
-            deleted: false,
+            deleted: expires.is_some(),
+            in_bin: expires.is_some(),
             top: volume.layers.first().copied(),
             base: volume.layers.get(1).copied().filter(|_| is_nonpersistent),
             snapshots: own.into_iter().filter_map(|snapshot| Some((*snapshot.layers.first()?, snapshot))).collect(),
@@ -134,6 +171,7 @@ impl<'a> Tree<'a> {
             heading: format!("{}  (deleted, kept for its clones)", kept.name),
             origin: kept.base.map_or(Value::Null, base),
             deleted: true,
+            in_bin: false,
             top: None,
             base: None,
             snapshots: BTreeMap::new(),
@@ -155,8 +193,12 @@ impl<'a> Tree<'a> {
         while let Some((child, first, indent)) = rest.pop() {
             let layer = match child {
                 Child::Clone(clone) => {
-                    let _ =
-                        writeln!(text, "{first}clone {}{}", clone.name, if clone.deleted { " (deleted)" } else { "" });
+                    let is_gone = match (clone.in_bin, clone.deleted) {
+                        (true, _) => " (in the bin)",
+                        (false, true) => " (deleted)",
+                        (false, false) => "",
+                    };
+                    let _ = writeln!(text, "{first}clone {}{is_gone}", clone.name);
                     continue;
                 }
                 Child::Layer(layer) => layer,
@@ -212,7 +254,7 @@ impl<'a> Tree<'a> {
                 "snapshot": self.snapshots.get(layer).map(|snapshot| &snapshot.name),
                 "top": self.top == Some(*layer),
                 "base": self.base == Some(*layer),
-                "clones": clones.map(|c| json!({ "name": c.name, "deleted": c.deleted })).collect::<Vec<_>>(),
+                "clones": clones.map(|c| json!({ "name": c.name, "deleted": c.deleted, "in_bin": c.in_bin })).collect::<Vec<_>>(),
                 "merging": self.merges.get(layer).map(merges::merge_json),
             })
         };
@@ -220,6 +262,7 @@ impl<'a> Tree<'a> {
             "volume": self.name,
             "volume_id": self.id.0,
             "deleted": self.deleted,
+            "in_bin": self.in_bin,
             "origin": self.origin,
             "layers": self.parents.iter().map(layer).collect::<Vec<_>>(),
         })
@@ -327,7 +370,7 @@ mod tests {
         ];
         let deleted = Kept { name: name("gone"), stacks: vec![vec![LayerId(7), LayerId(6)]], base: Some(base(1, 1)) };
         let kept = KeptForClones { volumes: BTreeMap::from([(VolumeId(2), deleted)]), nameless: BTreeMap::new() };
-        let (clones, snapshots) = (Clones::new(&volumes, &kept.volumes), vec![snapshot("a", &[1])]);
+        let (clones, snapshots) = (Clones::new(&volumes, &kept.volumes, &Bin::new()), vec![snapshot("a", &[1])]);
         let facts = Facts { snapshots, kept, clones, ..Facts::default() };
         let drawn = "v  1GiB\n  layer.1  v@a\n  ├─ clone one\n  ├─ clone gone (deleted)\n  └─ layer.2  (top)\n";
         assert_eq!(Tree::new(&volumes[0], &facts).draw(), drawn);
@@ -337,7 +380,21 @@ mod tests {
         assert_eq!(tree.draw(), "gone  (deleted, kept for its clones)\n  layer.6\n  layer.7\n  └─ clone two\n");
         let json = tree.json();
         assert_eq!((&json["deleted"], &json["origin"]["layer"]), (&json!(true), &json!(1)));
-        assert_eq!(json["layers"][1]["clones"], json!([{ "name": "two", "deleted": false }]));
+        assert_eq!(json["layers"][1]["clones"], json!([{ "name": "two", "deleted": false, "in_bin": false }]));
+    }
+
+    #[test]
+    fn what_is_in_the_bin_is_drawn_with_its_snapshots_and_below_what_it_stands_on() {
+        let on = OriginInfo { base: base(1, 1), volume_name: name("v"), snapshot: None, deleted: true };
+        let (volumes, bin) =
+            ([volume(&[2, 1]), clone(3, "one", 10, on)], Bin::from([(VolumeId(1), 60), (VolumeId(3), 0)]));
+        let clones = Clones::new(&volumes, &BTreeMap::new(), &bin);
+        let facts = Facts { snapshots: vec![snapshot("a", &[1])], clones, bin, ..Facts::default() };
+        let tree = Tree::new(&volumes[0], &facts);
+        let drawn = "  layer.1  v@a\n  ├─ clone one (in the bin)\n  └─ layer.2  (top)\n";
+        let heading = format!("v  1GiB  (vol.1 in the bin until {})\n", utc(60));
+        assert_eq!(tree.draw(), format!("{heading}{drawn}"));
+        assert_eq!((&tree.json()["deleted"], &tree.json()["in_bin"]), (&json!(true), &json!(true)));
     }
 
     #[test]
@@ -346,7 +403,7 @@ mod tests {
         let volumes = [volume(&[3, 1]), clone(3, "one", 10, on)];
         let nameless = BTreeMap::from([(VolumeId(1), vec![vec![LayerId(2), LayerId(1)]])]);
         let kept = KeptForClones { volumes: BTreeMap::new(), nameless };
-        let facts = Facts { clones: Clones::new(&volumes, &kept.volumes), kept, ..Facts::default() };
+        let facts = Facts { clones: Clones::new(&volumes, &kept.volumes, &Bin::new()), kept, ..Facts::default() };
         let drawn = "v  1GiB\n  layer.1\n  ├─ layer.2\n  │  └─ clone one\n  └─ layer.3  (top)\n";
         assert_eq!(Tree::new(&volumes[0], &facts).draw(), drawn);
     }

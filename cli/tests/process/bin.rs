@@ -162,7 +162,12 @@ fn clones_read_on_while_their_volume_is_in_the_bin() {
     cluster.ok(&["volume", "delete", "golden", "--defer", "1d"]);
     assert!(cluster.ok(&["volume", "list"]).contains("golden (deleted)"));
     let tree = cluster.ok(&["volume", "tree"]);
-    assert!(tree.contains("golden  (deleted, kept for its clones)"), "{tree}");
+    assert!(tree.contains("golden  64MiB  (vol.1 in the bin until "), "{tree}");
+    for name in ["golden", "vol.1"] {
+        let tree = cluster.ok(&["volume", "tree", name]);
+        assert!(tree.contains("golden@base") && tree.contains("clone one"), "{tree}");
+    }
+    assert!(cluster.fails(&["volume", "tree", "nothing"]).contains("does not exist"));
     let reads = || {
         let clone = cluster.attach(&["one"]);
         let mut nbd = Nbd::connect(&clone.address, "one").expect("served");
@@ -173,5 +178,6 @@ fn clones_read_on_while_their_volume_is_in_the_bin() {
     reads();
     cluster.ok(&["bin", "purge", "golden"]);
     reads();
+    assert!(cluster.ok(&["volume", "tree"]).contains("golden  (deleted, kept for its clones)"));
     assert!(cluster.ok(&["status"]).contains("1 deleted volume is kept for its clones"));
 }

@@ -120,6 +120,13 @@ fn a_pool_promises_no_more_than_it_is_allowed_to() {
     assert!(problems.contains("volumes of pool small are promised 7.5GiB of the 9GiB"), "{problems}");
     let line = cluster.fails(&["volume", "create", "c", "--size", "1GiB", "--pool", "small"]);
     assert!(line.contains("over-commit ratio of 1.5") && line.contains("pool set small"), "{line}");
+    cluster.ok(&["volume", "delete", "b", "--defer", "1d"]);
+    let line = cluster.fails(&["volume", "create", "c", "--size", "1GiB", "--pool", "small"]);
+    assert!(line.contains("536870912 of them to volumes in the bin (`bin purge`"), "{line}");
+    let shown = cluster.ok(&["pool", "show", "small"]);
+    assert!(shown.contains("1.5GiB of what is promised are in it"), "{shown}");
+    assert!(cluster.status()["problems"].to_string().contains("empty the bin, which has 1.5GiB of them"));
+    cluster.ok(&["bin", "restore", "b"]);
     cluster.ok(&["pool", "set", "small", "--over-commit", "none"]);
     cluster.ok(&["volume", "create", "c", "--size", "1GiB", "--pool", "small"]);
     let shown = cluster.json(&["pool", "show", "small"]);

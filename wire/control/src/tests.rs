@@ -170,6 +170,8 @@ fn binned() -> BinInfo {
         expires_at: u64::MAX,
         snapshots: 3,
         clones: 4,
+        volume: Some(Box::new(volume(VolumeState::Available))),
+        own: vec![snapshot(SnapshotState::Available)],
     }
 }
 
@@ -359,7 +361,8 @@ fn requests_come_back_the_same() {
 
 fn space_report() -> SpaceReport {
     let used = SpaceUse { live: 1, snapshots: 2, shared: 3, garbage: 4, reserved: 5 };
-    let pool = PoolSpace { used, provisioned: 6, capacity: 7, over_commit: Some(OverCommit(8)), retention: 9 };
+    let over_commit = Some(OverCommit(8));
+    let pool = PoolSpace { used, provisioned: 6, capacity: 7, over_commit, retention: 9, in_bin: 12 };
     SpaceReport {
         volumes: vec![(VolumeId(9), used)],
         pools: vec![(PoolId(3), pool), (PoolId(4), PoolSpace::default())],
@@ -408,7 +411,7 @@ fn answers_come_back_the_same() {
         Ok(R::JobWork(Box::new(JobWork { job: job(JobKind::Flatten, JobState::Running), grant: grant.clone() }))),
         Ok(R::SnapshotGroups(vec![group(SnapshotState::Available), group(SnapshotState::Creating)])),
         Ok(R::Bin(vec![])),
-        Ok(R::Bin(vec![binned()])),
+        Ok(R::Bin(vec![binned(), BinInfo { volume: None, own: vec![], ..binned() }])),
         Ok(R::Wipes(vec![])),
         Ok(R::Wipes([WipeState::Kept, WipeState::Deleting, WipeState::Wiping, WipeState::Done].map(wipe).to_vec())),
         Ok(R::Attachment(attachment())),

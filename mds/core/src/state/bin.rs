@@ -112,6 +112,8 @@ impl ClusterState {
             expires_at: bin.expires_at,
             snapshots: volume.snapshots.len() as u64,
             clones: volume.clone_count(),
+            volume: Some(Box::new(self.volume_info(volume))),
+            own: self.snapshot_infos(volume),
         })
     }
 
@@ -120,6 +122,12 @@ impl ClusterState {
         let there = self.bin.volumes.keys().filter(|id| self.bin_record(**id).is_some());
         let sizes = there.map(|id| self.volumes[id].size);
         sizes.fold((0, 0), |(count, bytes), size| (count + 1, u64::saturating_add(bytes, size)))
+    }
+
+    /// The sizes of those of a pool.
+    pub(super) fn bin_bytes_of(&self, pool: PoolId) -> u64 {
+        let there = self.bin.volumes.keys().filter(|id| self.bin_record(**id).is_some()).map(|id| &self.volumes[id]);
+        there.filter(|volume| volume.pool == pool).map(|volume| volume.size).fold(0, u64::saturating_add)
     }
 
     /// Under the name that it had, or another one.

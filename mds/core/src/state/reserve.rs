@@ -278,8 +278,12 @@ impl ClusterState {
         }
         let name = &self.pools[&pool].value.info.name;
         let ratio = f64::from(over_commit.0) / 100.0;
+        let in_bin = match space.in_bin / replicas {
+            0 => String::new(),
+            bytes => format!(", {bytes} of them to volumes in the bin (`bin purge` gives them back),"),
+        };
         Err(invalid(format!(
-            "{more} bytes more are too many for pool {name}: {promised} are promised already and its over-commit ratio of {ratio} allows \
+            "{more} bytes more are too many for pool {name}: {promised} are promised already{in_bin} and its over-commit ratio of {ratio} allows \
              {most}; `pool set {name} --over-commit` sets it"
         )))
     }
@@ -294,7 +298,8 @@ impl ClusterState {
         let capacity = osds.iter().map(|osd| self.osds[osd].value.info.capacity).fold(0u64, u64::saturating_add);
         let over_commit = self.reserves.over_commit.get(&pool).copied();
         let retention = self.retention_of(pool);
-        PoolSpace { used: SpaceUse::default(), provisioned, capacity, over_commit, retention }
+        let in_bin = self.bin_bytes_of(pool).saturating_mul(info.replicas.into());
+        PoolSpace { used: SpaceUse::default(), provisioned, capacity, over_commit, retention, in_bin }
     }
 
     /// `blocks`: what all OSDs together have of each layer.

@@ -170,13 +170,14 @@ impl ClusterState {
             Some(name) => vec![self.volume(name)?],
             None => self.listed_volumes().collect(),
         };
-        let mut infos = Vec::new();
-        for record in volumes {
-            let mut snapshots: Vec<&SnapshotRecord> = record.snapshots.values().collect();
-            snapshots.sort_by_key(|snapshot| snapshot.id);
-            infos.extend(snapshots.into_iter().map(|snapshot| self.snapshot_info(record, snapshot)));
-        }
-        Ok(ControlReply::Snapshots(infos))
+        Ok(ControlReply::Snapshots(volumes.into_iter().flat_map(|record| self.snapshot_infos(record)).collect()))
+    }
+
+    /// In the order in which they were taken.
+    pub(super) fn snapshot_infos(&self, volume: &VolumeRecord) -> Vec<SnapshotInfo> {
+        let mut snapshots: Vec<&SnapshotRecord> = volume.snapshots.values().collect();
+        snapshots.sort_by_key(|snapshot| snapshot.id);
+        snapshots.into_iter().map(|snapshot| self.snapshot_info(volume, snapshot)).collect()
     }
 
     pub(super) fn snapshot_info(&self, volume: &VolumeRecord, snapshot: &SnapshotRecord) -> SnapshotInfo {

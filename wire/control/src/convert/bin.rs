@@ -1,6 +1,6 @@
 //! What is in the bin, of `ashlar_types::control`.
 
-use super::{ProtoError, name};
+use super::{ProtoError, each, name};
 use crate::proto;
 use ashlar_types::VolumeId;
 use ashlar_types::control::BinInfo;
@@ -16,6 +16,8 @@ impl From<BinInfo> for proto::BinInfo {
             expires_at: b.expires_at,
             snapshots: b.snapshots,
             clones: b.clones,
+            volume: b.volume.map(|volume| (*volume).into()),
+            own: b.own.into_iter().map(Into::into).collect(),
         }
     }
 }
@@ -32,6 +34,8 @@ impl TryFrom<proto::BinInfo> for BinInfo {
             expires_at: b.expires_at,
             snapshots: b.snapshots,
             clones: b.clones,
+            volume: b.volume.map(|volume| Ok(Box::new(volume.try_into()?))).transpose()?,
+            own: each(b.own)?,
         })
     }
 }

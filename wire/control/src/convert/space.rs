@@ -59,6 +59,7 @@ impl From<SpaceReport> for proto::SpaceReport {
             capacity: space.capacity,
             over_commit: space.over_commit.map(|ratio| ratio.0),
             retention: space.retention,
+            in_bin: space.in_bin,
         };
         proto::SpaceReport {
             volumes: report.volumes.into_iter().map(volume).collect(),
@@ -80,6 +81,7 @@ impl From<proto::SpaceReport> for SpaceReport {
                 capacity: of.capacity,
                 over_commit: of.over_commit.map(OverCommit),
                 retention: of.retention,
+                in_bin: of.in_bin,
             };
             (PoolId(of.pool), space)
         };

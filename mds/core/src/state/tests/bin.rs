@@ -56,6 +56,7 @@ fn a_volume_in_the_bin_is_in_no_list_and_its_name_is_free() {
     let before = cluster.show("v").expect("exists");
     let [info] = &cluster.put_in_bin("v", Some(60)).expect("nobody has it")[..] else { panic!("one") };
     assert_eq!((info.id, info.deleted_at, info.expires_at, info.snapshots), (before.id, NOW, NOW + 60, 1));
+    assert_eq!((info.volume.as_deref(), info.own.len()), (Some(&before), 1), "as it was, for who draws it");
     assert!(cluster.listed_volumes().is_empty());
     assert_eq!(cluster.bin(), std::slice::from_ref(info));
     assert_eq!(cluster.state.bin_usage(), (1, 1 << 30));

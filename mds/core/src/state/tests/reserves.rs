@@ -212,7 +212,12 @@ fn a_pool_promises_no_more_than_its_ratio_allows() {
     assert!(text.contains("over-commit ratio of 1.5") && text.contains("pool set p --over-commit"), "{text}");
     cluster.volume("b", tib / 2).expect("fits");
     let text = refusal(cluster.ask(ControlRequest::VolumeExtend { name: name("b"), size: tib / 2 + 512 }));
-    assert!(text.contains("over-commit"), "{text}");
+    assert!(text.contains("over-commit") && !text.contains("bin"), "{text}");
+    cluster.put_in_bin("a", Some(60)).expect("nobody has it");
+    let text = refusal(cluster.volume("d", tib));
+    assert!(text.contains(&format!("{tib} of them to volumes in the bin (`bin purge` gives them back)")), "{text}");
+    let space = cluster.state.space_report(None, &BTreeMap::new()).expect("of all").pools[0].1;
+    assert_eq!((space.in_bin, space.provisioned), (3 * tib, 9 * tib / 2));
     cluster.snapshot("b", "s").expect("taken");
     cluster.pass_barriers();
     let clone = ControlRequest::VolumeClone { source: disk("b@s"), names: vec![name("c")], pool: None };
