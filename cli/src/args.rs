@@ -334,9 +334,14 @@ pub struct CloneArgs {
     /// [default: that of the snapshot's volume]
     #[arg(long, value_parser = name)]
     pub pool: Option<Name>,
+    /// When each gets its space. All of them get it or none is made; eager ones are flattened first
+    #[arg(long, value_name = "MODE", default_value = "thin")]
+    pub provision: ProvisionArg,
     /// What becomes of what is written to each, and whether snapshot groups take it along
     #[arg(long, value_name = "MODE", default_value = "dependent")]
     pub disk_mode: DiskModeArg,
+    #[command(flatten)]
+    pub reserve: ReserveArgs,
 }
 
 impl CloneArgs {

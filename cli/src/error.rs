@@ -108,6 +108,8 @@ pub enum CliError {
         wanted - made
     )]
     Cloned { made: usize, wanted: usize, last: Name, first_left: u64, source: Box<CliError> },
+    #[error("no clone is made{}", if left.is_empty() { String::new() } else { format!(", but {} could not be deleted again", left.join(", ")) })]
+    NotCloned { left: Vec<String>, source: Box<CliError> },
     #[error("volume {name} is not imported: {reason}{what_now}")]
     Import { name: Name, reason: String, what_now: String },
     #[error("{name} is not exported: {reason}")]

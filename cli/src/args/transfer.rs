@@ -1,6 +1,6 @@
 //! What `volume import` and `volume export` take.
 
-use super::{DiskModeArg, disk, name, size};
+use super::{DiskModeArg, ProvisionArg, disk, name, size};
 use crate::transfer::ImageFormat;
 use ashlar_types::{DiskName, Name};
 use clap::Args;
@@ -19,6 +19,9 @@ pub struct ImportArgs {
     /// [default: the pool `default`]
     #[arg(long, value_parser = name)]
     pub pool: Option<Name>,
+    /// When it gets its space: before anything is written to it [default: thin]
+    #[arg(long, value_name = "MODE")]
+    pub provision: Option<ProvisionArg>,
     /// What becomes of what is written to it after the import, and whether snapshot groups take it along [default: dependent]
     #[arg(long, value_name = "MODE")]
     pub disk_mode: Option<DiskModeArg>,

@@ -1,15 +1,15 @@
 //! `ashlar volume import`: makes a volume of a file.
 
-use super::mode;
 use super::volume::ask_volume;
-use crate::args::ImportArgs;
+use super::{job, mode, reserve};
+use crate::args::{ImportArgs, JobArgs};
 use crate::control::Control;
 use crate::error::{CliError, reasons};
 use crate::output::Output;
 use crate::transfer::{
     Content, CopyError, Disk, PIECE_BYTES, Piece, Progress, Source, SourceError, WINDOW, interrupts,
 };
-use ashlar_types::control::{AttachMode, ControlReply, ControlRequest, DiskMode, Provision};
+use ashlar_types::control::{AttachMode, ControlReply, ControlRequest, DiskMode, Provision, VolumeInfo};
 use ashlar_types::{BlockError, DiskName, Name, format_bytes};
 use serde_json::json;
 use std::time::Duration;
@@ -26,7 +26,9 @@ fn is_final(error: &CopyError) -> bool {
 }
 
 pub async fn run(control: &Control, args: ImportArgs) -> Result<Output, CliError> {
-    let ImportArgs { file, name, size: wanted, pool, disk_mode, format, resume } = args;
+    let ImportArgs { file, name, size: wanted, pool, provision, disk_mode, format, resume } = args;
+    let provision = provision.map(Provision::from);
+    mode::check(provision.unwrap_or_default(), disk_mode.map(Into::into).unwrap_or_default())?;
     let failed = |error: &CopyError, what_now: String| {
         let (name, reason) = (name.clone(), reasons(error));
         CliError::Import { name, reason, what_now }
@@ -39,9 +41,10 @@ pub async fn run(control: &Control, args: ImportArgs) -> Result<Output, CliError
     if resume {
         check_volume(control, &name, size, pool.as_ref()).await?;
     } else {
-        control
-            .ask(ControlRequest::VolumeCreate { name: name.clone(), size, pool, provision: Provision::Thin })
-            .await?;
+        create(control, &name, size, pool, provision.unwrap_or_default()).await?;
+    }
+    if let Some(provision) = provision.filter(|_| resume) {
+        set_provision(control, &name, before_copy(provision)).await?;
     }
     let disk = DiskName::from(name.clone());
     let id = Disk::gateway_name("import", &disk);
@@ -69,6 +72,10 @@ pub async fn run(control: &Control, args: ImportArgs) -> Result<Output, CliError
         }
     };
     detached?;
+    if provision == Some(Provision::Eager) {
+        let volume = set_provision(control, &name, Provision::Eager).await?;
+        job::zeroed(control, volume, JobArgs { rate: None, no_wait: false }).await?;
+    }
     if let Some(mode) = disk_mode {
         // Not before: what is written to a non-persistent one is dropped.
         let volume = ask_volume(control, "volume show", ControlRequest::VolumeShow { name: name.clone() }).await?;
@@ -82,6 +89,48 @@ pub async fn run(control: &Control, args: ImportArgs) -> Result<Output, CliError
     );
     let value = json!({ "name": name, "size": size, "format": format.to_string(), "written_bytes": written, "seconds": seconds });
     Ok(Output::new(text, value))
+}
+
+/// The zeroes of an eager volume are written behind the data, not below it.
+fn before_copy(provision: Provision) -> Provision {
+    match provision {
+        Provision::Thin => Provision::Thin,
+        Provision::Lazy | Provision::Eager => Provision::Lazy,
+    }
+}
+
+/// With its space, where it is to have that; else nothing is left of it.
+async fn create(
+    control: &Control,
+    name: &Name,
+    size: u64,
+    pool: Option<Name>,
+    provision: Provision,
+) -> Result<(), CliError> {
+    let request = ControlRequest::VolumeCreate { name: name.clone(), size, pool, provision: before_copy(provision) };
+    let volume = match control.ask(request).await? {
+        ControlReply::Volume(volume) => volume,
+        reply => return Err(CliError::unexpected("volume create", &reply)),
+    };
+    match reserve::wait(control, volume, PATIENCE).await {
+        Ok(_) => Ok(()),
+        Err(error) => {
+            if matches!(error, CliError::StillReserving { .. }) {
+                undo(control, name).await;
+            }
+            Err(error)
+        }
+    }
+}
+
+async fn set_provision(control: &Control, name: &Name, provision: Provision) -> Result<VolumeInfo, CliError> {
+    let request = ControlRequest::VolumeSet { name: name.clone(), provision };
+    let volume = ask_volume(control, "volume set", request).await?;
+    let volume = reserve::wait(control, volume, PATIENCE).await?;
+    match volume.provision == provision {
+        true => Ok(volume),
+        false => Err(CliError::NotReserved { name: name.to_string() }),
+    }
 }
 
 /// Deletes what was made of the volume, and says so.

@@ -137,6 +137,56 @@ fn a_pool_promises_no_more_than_it_is_allowed_to() {
     assert!(cluster.fails(&["pool", "show", "nothing"]).contains("\"nothing\" does not exist"));
 }
 
+#[test]
+fn clones_and_imports_have_their_space_at_once_or_are_not_made() {
+    let cluster = Cluster::up(&["--osd-size", "320MiB"]);
+    let golden = cluster.volume("golden", "16MiB");
+    let mut nbd = Nbd::connect(&golden.address, "golden").expect("served");
+    assert_eq!(write(&mut nbd, 0, 4 * MIB, 9), Ok(()));
+    nbd.disconnect();
+    cluster.ok(&["volume", "detach", "golden"]);
+    cluster.ok(&["snapshot", "create", "golden@s"]);
+    let provision = |name: &str| cluster.json(&["volume", "show", name])["provision"].clone();
+    let clones = ["volume", "clone", "golden@s", "--provision", "lazy", "--count"];
+    let text = cluster.ok(&[&clones[..], &["3", "--name-template", "c-%d"]].concat());
+    assert!(text.contains("3 volumes cloned") && text.contains("all of it reserved"), "{text}");
+    assert!((1..=3).all(|nth| provision(&format!("c-{nth}")) == "lazy"));
+    let line = cluster.fails(&[&clones[..], &["40", "--name-template", "d-%d"]].concat());
+    assert!(line.contains("no clone is made: there is no room to reserve for volume d-"), "{line}");
+    let volumes = |cluster: &Cluster| cluster.json(&["volume", "list"]).as_array().map_or(0, Vec::len);
+    wait_until("some clones are left", Duration::from_secs(30), || match volumes(&cluster) {
+        4 => Ok(()),
+        count => Err(format!("{count} volumes")),
+    });
+    assert_eq!(cluster.json(&["bin", "list"]).as_array().map(Vec::len), Some(0));
+    let eager = cluster.json(&["volume", "clone", "golden@s", "eager", "--provision", "eager"]);
+    assert_eq!((&eager["provision"], &eager["origin"]), (&"eager".into(), &Value::Null));
+    let mut nbd = Nbd::connect(&cluster.attach(&["eager"]).address, "eager").expect("served");
+    assert_eq!(nbd.read(0, 4096).expect("connected").expect("read"), vec![9; 4096]);
+    let image = cluster.dir().join("image");
+    std::fs::write(&image, vec![7; 3 * MIB as usize]).expect("made");
+    let image = image.to_str().expect("a plain path");
+    for (name, how) in [("i", "lazy"), ("j", "eager")] {
+        cluster.ok(&["volume", "import", image, name, "--size", "8MiB", "--provision", how]);
+        assert_eq!(provision(name), how);
+    }
+    wait_for(&cluster, "not all is written", "j", |space| space["live"].as_u64() == Some(3 * 8 * MIB));
+    let line = cluster.fails(&["volume", "import", image, "k", "--size", "1GiB", "--provision", "lazy"]);
+    assert!(line.contains("no room to reserve for volume k"), "{line}");
+    assert!(cluster.fails(&["volume", "show", "k"]).contains("does not exist"), "nothing is left of it");
+    let line = cluster.fails(&[
+        "volume",
+        "import",
+        image,
+        "k",
+        "--provision",
+        "eager",
+        "--disk-mode",
+        "independent-nonpersistent",
+    ]);
+    assert!(line.contains("can't be eager"), "{line}");
+}
+
 /// Each block is in one part, and the parts are all that the OSDs have in use.
 #[test]
 fn what_is_used_is_told_to_the_block_and_comes_back_to_the_block() {
