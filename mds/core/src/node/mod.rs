@@ -5,13 +5,14 @@
 //! N3: the failure detector lives in the leader's memory; a new leader gives every OSD a full grace period.
 //! N4: same configuration, durable state and events, same actions. Raft draws election timeouts at random; they are set
 //! after each step to a function of {seed, id, term}.
-//! Disk: durable.rs. Requests: requests.rs. Raft's Ready cycle: ready.rs. Detector: detector.rs. Jobs: work.rs. What expires: bin.rs.
+//! Disk: durable.rs. Requests: requests.rs. Raft's Ready cycle: ready.rs. Detector: detector.rs. Jobs: work.rs. What expires: bin.rs. Barriers: passes.rs.
 
 mod bin;
 mod config;
 mod detector;
 mod durable;
 mod mirror;
+mod passes;
 mod ready;
 mod requests;
 mod space;
@@ -108,6 +109,7 @@ pub struct MetadataNode {
     requests: Requests,
     detector: Detector,
     wall: bin::Wall,
+    passes: passes::Passes,
     /// `None` until the first event.
     next_tick: Option<Tick>,
     leader: Option<MdsId>,
@@ -143,6 +145,7 @@ impl MetadataNode {
             requests: Requests::default(),
             detector: Detector::default(),
             wall: bin::Wall::default(),
+            passes: passes::Passes::default(),
             next_tick: None,
             leader: None,
             failed: false,
@@ -233,6 +236,7 @@ impl MetadataNode {
         self.requests.expire(now, actions);
         self.retry_snapshots();
         if self.is_leader() {
+            self.propose_early_passes();
             self.watch_workers();
             let mut commands = self.detector.check(&self.state, self.config.tick, &self.config);
             commands.extend(self.detector.rebalance(&self.state, &self.config));

@@ -85,6 +85,9 @@ impl MetadataNode {
             let result = self.space_use(volume.as_ref());
             return self.reply(id, result, actions);
         }
+        if let ControlRequest::BarrierPassed { barrier, pgs } = &request {
+            return self.on_barrier_passed(id, *barrier, pgs, actions);
+        }
         if let Err(error) = self.check_space(&request) {
             return self.reply(id, Err(error), actions);
         }
@@ -135,7 +138,7 @@ impl MetadataNode {
         }
     }
 
-    /// For the failure detector; nobody waits for the answer.
+    /// What the leader finds by itself; nobody waits for the answer.
     pub(super) fn propose_own(&mut self, command: Command) {
         // Dropped where leadership is being lost; the next leader detects by itself.
         let _ = self.raft.propose(Vec::new(), command.encode());
@@ -237,6 +240,7 @@ impl MetadataNode {
             actions.push(NodeAction::LeaderChanged { leader });
             // N3: nothing that was heard or not heard before counts.
             self.detector = super::Detector::default();
+            self.passes = super::passes::Passes::default();
         }
         if !self.is_leader() {
             // Reads can be asked again elsewhere. Writes may still take effect: they wait for their entry or their deadline.

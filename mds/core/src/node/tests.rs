@@ -261,3 +261,39 @@ fn a_job_whose_worker_is_silent_is_told_as_waiting() {
     assert_eq!((told.state, told.gateway, told.paused), (JobState::Waiting, None, false));
     assert!(told.waits_for.is_some());
 }
+
+#[test]
+fn what_all_have_passed_is_one_entry_and_one_change_of_the_view() {
+    let (mut node, mut give) = alone_with_a_bin("00:00-24:00");
+    let name = |name: &str| ashlar_types::Name::new(name).expect("a good name");
+    let create = ControlRequest::VolumeCreate { name: name("e"), size: 512, pool: None, provision: Provision::Thin };
+    let snapshot =
+        |s: &str| ControlRequest::SnapshotCreate { volume: name("e"), name: name(s), taken_at: 0, thin: false };
+    give(&mut node, NodeEvent::Request { id: 300, request: create });
+    give(&mut node, NodeEvent::Request { id: 301, request: snapshot("s1") });
+    let barrier = |node: &MetadataNode| node.view_since(Revision(0)).barriers.into_iter().last().expect("it waits");
+    let tell = |barrier: u64, pgs: &[ashlar_types::PgId]| NodeEvent::Request {
+        id: 302,
+        request: ControlRequest::BarrierPassed { barrier, pgs: pgs.to_vec() },
+    };
+    let first = barrier(&node);
+    let (some, rest) = first.pgs.split_at(first.pgs.len() / 2);
+    let before = (node.disk.applied, node.state().view_revision());
+    give(&mut node, tell(first.id, some));
+    give(&mut node, tell(first.id, some));
+    assert_eq!((node.disk.applied, node.state().view_revision()), before, "it is kept in memory");
+    give(&mut node, tell(first.id, rest));
+    assert_eq!(node.disk.applied, before.0 + 1);
+    assert_eq!(node.state().barrier_waits_for(first.id), None);
+    give(&mut node, tell(first.id, rest));
+    assert_eq!(node.disk.applied, before.0 + 1, "of a barrier that was passed nothing is written");
+
+    give(&mut node, NodeEvent::Request { id: 303, request: snapshot("s2") });
+    let second = barrier(&node);
+    give(&mut node, tell(second.id, &second.pgs[1..]));
+    node.next_tick = Some(Tick(0));
+    give(&mut node, NodeEvent::Timer);
+    assert_eq!(node.state().barrier_waits_for(second.id), Some(&second.pgs[..1]), "it is told of who is late");
+    give(&mut node, tell(second.id, &second.pgs[..1]));
+    assert_eq!(node.state().barrier_waits_for(second.id), None);
+}

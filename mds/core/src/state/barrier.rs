@@ -62,6 +62,11 @@ impl ClusterState {
         self.done()
     }
 
+    /// The PGs that have not passed it. `None` for one that isn't known: see [`Self::barrier_passed`].
+    pub fn barrier_waits_for(&self, id: u64) -> Option<&[PgId]> {
+        self.barriers.get(&id).map(|barrier| &barrier.pgs[..])
+    }
+
     /// All PGs refuse what lies below the floor: attachments that waited for it may start; layers that were given up are dropped, and a
     /// deleted volume is gone.
     fn floor_holds(&mut self, volume: VolumeId) {
