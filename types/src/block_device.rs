@@ -105,6 +105,10 @@ pub enum BlockReply {
     Extents(Vec<Extent>),
     /// The same for [`BlockOp::Layers`].
     Layers(Vec<LayerExtent>),
+    /// Of a [`BlockOp::Fill`]. Busy: clients with small requests are at work where it was done.
+    Filled {
+        is_busy: bool,
+    },
 }
 
 /// Why a device refused or failed a request; a front end maps it to its protocol's errors.

@@ -274,7 +274,7 @@ tags! {
     IoKind { Read = 1, Write = 2, Zero = 3, Extents = 4, Fill = 5 }
     IoStatus {
         Ok = 1, WrongEpoch = 2, Retry = 3, NoSpace = 4, Fenced = 5, StaleStack = 6, LayerGone = 7, StaleOp = 8,
-        Invalid = 9, Medium = 10, BadChecksum = 11, NeedsBase = 12, Written = 13,
+        Invalid = 9, Medium = 10, BadChecksum = 11, NeedsBase = 12, Written = 13, OkBusy = 14,
     }
 }
 

@@ -288,6 +288,8 @@ pub enum IoStatus {
     NeedsBase,
     /// Nothing was done: a block that was to be filled is written already.
     Written,
+    /// A `Fill` was done, and others want small things of this OSD, who wait for nobody gladly: fill gently.
+    OkBusy,
 }
 
 /// What a replicated write does to its chunk.

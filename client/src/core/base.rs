@@ -285,7 +285,7 @@ impl Base {
                 let above = if let Asker::Read(part) = &waiting.asker { part.layers_above } else { 0 };
                 PartOutput::Layers { extents: below(above, extents), next: None }
             }
-            Ok(BlockReply::Done) => unreachable!("a base is only read"),
+            Ok(BlockReply::Done | BlockReply::Filled { .. }) => unreachable!("a base is only read"),
             Err(error) => {
                 waiting.error.get_or_insert(error);
                 PartOutput::Done
@@ -394,7 +394,7 @@ fn join(outputs: impl Iterator<Item = PartOutput>) -> PartOutput {
             PartOutput::Data(pieces) => data.extend(pieces),
             PartOutput::Extents(more) => extents.push(more),
             PartOutput::Layers { extents, .. } => layers.push(extents),
-            PartOutput::Done => {}
+            PartOutput::Done | PartOutput::Filled { .. } => {}
         }
     }
     if !layers.is_empty() {

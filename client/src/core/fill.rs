@@ -3,7 +3,8 @@
 //!
 //! J1: whatever anybody writes meanwhile stays: each fill is done only where nothing is written, by the OSD's own judgement. J2: all below
 //! [`Filler::position`] is filled; who goes on from there, in another process, misses nothing. J3: a chunk is looked at again after a failure
-//! of any kind, so what was done before it isn't done twice.
+//! of any kind, so what was done before it isn't done twice. J4: while others' small requests are served where it fills, it fills gently: little
+//! at a time, one after the other, and rests as long as it worked.
 
 use ashlar_types::{BLOCK_BYTES, BlockError, BlockOp, BlockReply, CHUNK_BYTES, Duration, LayerExtent, Tick};
 use bytes::{Bytes, BytesMut};
@@ -17,6 +18,15 @@ const CHUNKS_AT_A_TIME: usize = 4;
 const BLOCK: u64 = BLOCK_BYTES as u64;
 /// Bytes of one fill.
 const PIECE_BYTES: u64 = 1 << 20;
+/// Bytes of one fill beside others: of what a small request may have to wait for behind it.
+const GENTLE_BYTES: usize = 64 << 10;
+/// How long it goes on gently after it was told that others are at work.
+const GENTLE_TIME: Duration = Duration::from_millis(500);
+/// Rests no shorter and no longer than this; what a fill took that waited for a sick OSD is no measure.
+const REST_MIN: Duration = Duration::from_millis(1);
+const REST_MAX: Duration = Duration::from_millis(100);
+/// A read of fewer bytes is small for an OSD, and after this worker's own nobody can tell whose they were.
+const SMALL_READ_BYTES: u64 = 256 << 10;
 /// After which time a chunk is tried again that could not be filled.
 const AGAIN: Duration = Duration::from_millis(5000);
 
@@ -53,8 +63,10 @@ struct Chunk {
     /// What is left to be filled of what was found when it was looked at.
     pieces: VecDeque<Range<u64>>,
     step: Step,
-    /// The step is being done.
-    is_busy: bool,
+    /// Since when the step is being done.
+    began: Option<Tick>,
+    /// Bytes of the fill that is being done: as much of its data.
+    sent: usize,
     not_before: Tick,
 }
 
@@ -72,14 +84,31 @@ pub struct Filler {
     rate: Option<u64>,
     /// By the rate nothing is filled before then.
     rate_not_before: Tick,
+    /// J4: until then gently.
+    gentle_until: Tick,
+    /// J4: nothing is filled before then.
+    rest_until: Tick,
+    /// Until then others that are told of may be this worker itself.
+    own_reads_until: Tick,
 }
 
 impl Filler {
     /// Begins at byte `position` of a disk of `size` bytes, both multiples of a block.
     pub fn new(kind: FillKind, position: u64, size: u64, rate: Option<u64>) -> Filler {
         let next_chunk = position / u64::from(CHUNK_BYTES);
-        let (chunks, trouble, rate_not_before) = (BTreeMap::new(), None, Tick(0));
-        Filler { kind, size, chunks, next_chunk, filled: 0, trouble, rate, rate_not_before }
+        Filler {
+            kind,
+            size,
+            chunks: BTreeMap::new(),
+            next_chunk,
+            filled: 0,
+            trouble: None,
+            rate,
+            rate_not_before: Tick(0),
+            gentle_until: Tick(0),
+            rest_until: Tick(0),
+            own_reads_until: Tick(0),
+        }
     }
 
     /// J2. Bytes.
@@ -123,12 +152,24 @@ impl Filler {
         actions: &mut Vec<FillAction>,
     ) {
         if let Some(mut chunk) = self.chunks.remove(&tag) {
-            chunk.is_busy = false;
+            let took = chunk.began.take().map_or(REST_MIN, |began| now - began);
+            self.heed(now, took, &result);
             if !self.take_result(now, tag, &mut chunk, result) {
                 self.chunks.insert(tag, chunk);
             }
         }
         self.advance(now, actions);
+    }
+
+    /// J4
+    fn heed(&mut self, now: Tick, took: Duration, result: &Result<BlockReply, BlockError>) {
+        let Ok(BlockReply::Filled { is_busy }) = result else { return };
+        if *is_busy && now >= self.own_reads_until {
+            self.gentle_until = now + GENTLE_TIME;
+        }
+        if now < self.gentle_until {
+            self.rest_until = now + took.clamp(REST_MIN, REST_MAX);
+        }
     }
 
     /// Whether the chunk is done.
@@ -149,10 +190,18 @@ impl Filler {
                 chunk.step = Step::Fill(joined(data));
                 return false;
             }
-            (Step::Fill(data), Ok(_)) => {
-                self.filled += data.len() as u64;
+            (Step::Fill(data), Ok(BlockReply::Filled { .. })) => {
+                self.filled += chunk.sent as u64;
                 self.trouble = None;
-                chunk.pieces.pop_front();
+                let rest = data.slice(chunk.sent..);
+                match chunk.pieces.front_mut() {
+                    Some(piece) if !rest.is_empty() => {
+                        piece.start += chunk.sent as u64;
+                        chunk.step = Step::Fill(rest);
+                        return false;
+                    }
+                    _ => _ = chunk.pieces.pop_front(),
+                }
             }
             // Somebody was faster: J3.
             (_, Err(BlockError::Written)) => {
@@ -211,15 +260,22 @@ impl Filler {
     /// Does what can be done now, and asks for the clock where something has to wait.
     fn advance(&mut self, now: Tick, actions: &mut Vec<FillAction>) {
         while self.chunks.len() < CHUNKS_AT_A_TIME && self.next_chunk * u64::from(CHUNK_BYTES) < self.size {
-            let chunk = Chunk { pieces: VecDeque::new(), step: Step::Look, is_busy: false, not_before: Tick(0) };
+            let chunk = Chunk { pieces: VecDeque::new(), step: Step::Look, began: None, sent: 0, not_before: Tick(0) };
             self.chunks.insert(self.next_chunk, chunk);
             self.next_chunk += 1;
         }
         let mut wake: Option<Tick> = None;
         let (size, rate) = (self.size, self.rate);
         let chunk_bytes = u64::from(CHUNK_BYTES);
-        for (tag, chunk) in self.chunks.iter_mut().filter(|(_, chunk)| !chunk.is_busy) {
-            let paced = if matches!(chunk.step, Step::Fill(_)) { self.rate_not_before } else { Tick(0) };
+        let is_gentle = now < self.gentle_until;
+        let mut is_filling = self.chunks.values().any(|c| c.began.is_some() && matches!(c.step, Step::Fill(_)));
+        for (tag, chunk) in self.chunks.iter_mut().filter(|(_, chunk)| chunk.began.is_none()) {
+            let fills = matches!(chunk.step, Step::Fill(_));
+            if fills && is_gentle && is_filling {
+                // The fill that is under way wakes it.
+                continue;
+            }
+            let paced = if fills { self.rate_not_before.max(self.rest_until) } else { Tick(0) };
             let at = chunk.not_before.max(paced);
             if now < at {
                 wake = Some(wake.map_or(at, |wake| wake.min(at)));
@@ -233,19 +289,25 @@ impl Filler {
                 }
                 Step::Read => {
                     let piece = chunk.pieces.front().expect("a chunk without pieces is done");
+                    if len(piece) < SMALL_READ_BYTES {
+                        self.own_reads_until = now + GENTLE_TIME;
+                    }
                     let len = u32::try_from(len(piece)).expect("a part of a chunk");
                     BlockOp::Read { offset: piece.start, len }
                 }
                 Step::Fill(data) => {
+                    is_filling = true;
+                    chunk.sent = if is_gentle { data.len().min(GENTLE_BYTES) } else { data.len() };
+                    let data = data.slice(..chunk.sent);
                     let offset = chunk.pieces.front().expect("a chunk without pieces is done").start;
                     if let Some(rate) = rate {
                         let takes = data.len() as u64 * 1_000_000 / rate.max(1);
                         self.rate_not_before = self.rate_not_before.max(now) + Duration::from_micros(takes);
                     }
-                    BlockOp::Fill { offset, data: data.clone() }
+                    BlockOp::Fill { offset, data }
                 }
             };
-            chunk.is_busy = true;
+            chunk.began = Some(now);
             actions.push(FillAction::Submit { tag: *tag, op });
         }
         if let Some(at) = wake {

@@ -84,6 +84,9 @@ pub(super) struct Sent {
 #[derive(Debug)]
 pub(super) enum PartOutput {
     Done,
+    Filled {
+        is_busy: bool,
+    },
     Data(Vec<Bytes>),
     Extents(Vec<Extent>),
     Layers {
@@ -137,6 +140,8 @@ struct Request {
     is_parked: bool,
     /// Earlier requests that it still waits for.
     blockers: u32,
+    /// A part of a fill was done beside others' requests.
+    is_busy: bool,
     /// The first failure of a part. Nothing more is issued then; what is issued is awaited.
     error: Option<BlockError>,
 }
@@ -232,6 +237,7 @@ impl Request {
             (Err(error), _) => {
                 self.error.get_or_insert(error);
             }
+            (Ok(PartOutput::Filled { is_busy }), _) => self.is_busy |= is_busy,
             (Ok(PartOutput::Data(data)), Work::Read { pieces }) => put(pieces, slot, data),
             (Ok(PartOutput::Extents(extents)), Work::Extents { found }) => put(found, slot, extents),
             (Ok(PartOutput::Layers { extents, next }), Work::Layers(work)) => {
@@ -264,6 +270,7 @@ impl Request {
             Work::Read { pieces } => BlockReply::Data(pieces.into_iter().flatten().collect()),
             Work::Extents { found } => BlockReply::Extents(join_extents(found)),
             Work::Layers(work) => BlockReply::Layers(join_layers(work.found)),
+            Work::Write { fills: true, .. } => BlockReply::Filled { is_busy: self.is_busy },
             Work::Write { .. } | Work::WriteZeroes | Work::Zero => BlockReply::Done,
         })
     }
@@ -394,8 +401,19 @@ impl Requests {
             _ => len,
         };
         let (blockers, is_parked) = (0, false);
-        let mut request =
-            Request { tag, work, offset, len, issued: 0, slots: 0, outstanding: 0, is_parked, blockers, error: None };
+        let mut request = Request {
+            tag,
+            work,
+            offset,
+            len,
+            issued: 0,
+            slots: 0,
+            outstanding: 0,
+            is_parked,
+            blockers,
+            is_busy: false,
+            error: None,
+        };
         if len == 0 {
             return Some(Finished { tag, result: request.into_result() });
         }

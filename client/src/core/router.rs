@@ -292,7 +292,7 @@ impl Router {
         // A refusal counts only if it is of the attempt under way: a late one says nothing of what that attempt does.
         let current = part.sent.is_some_and(|sent| sent.osd == from);
         match reply.status {
-            IoStatus::Ok => self.on_done(now, number, &reply, unwritten, actions),
+            IoStatus::Ok | IoStatus::OkBusy => self.on_done(now, number, &reply, unwritten, actions),
             IoStatus::Fenced => Some(Verdict::Fenced),
             _ if !current => None,
             IoStatus::StaleStack | IoStatus::LayerGone => {
@@ -406,7 +406,8 @@ impl Router {
             };
         }
         let output = match part.kind {
-            IoKind::Write | IoKind::Zero | IoKind::Fill => Ok(PartOutput::Done),
+            IoKind::Fill => Ok(PartOutput::Filled { is_busy: reply.status == IoStatus::OkBusy }),
+            IoKind::Write | IoKind::Zero => Ok(PartOutput::Done),
             IoKind::Read => verified_read(part.offset, part.len, &reply.blocks, &reply.payload).map(PartOutput::Data),
             IoKind::Extents => verified_extents(part.offset, part.len, &reply.blocks).map(PartOutput::Extents),
         };

@@ -16,6 +16,9 @@ use ashlar_types::{BlockRange, ChunkId, Duration, Epoch, OsdId, PgId, Tick};
 use ashlar_wire::{IoKind, IoRequest, LeaseRequest, Message};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+/// Clients with small requests are at work for so long after each of them.
+const SMALL_LATELY: Duration = Duration::from_millis(200);
+
 /// How long an unanswered request to the metadata service waits before it is sent again.
 const CONTROL_RETRY: Duration = Duration::from_millis(300);
 
@@ -48,6 +51,8 @@ pub(crate) struct Env<P: Policy> {
     pub lost_blocks: u64,
     /// When a client last asked for something.
     pub client_at: Tick,
+    /// The same of what is small, and no fill: of somebody who feels it when he waits behind a large write.
+    small_at: Option<Tick>,
     pub digests: Digests,
     pub perf: Perf,
     tokens: BTreeMap<Token, (PgId, Pending)>,
@@ -111,6 +116,7 @@ impl<P: Policy> Env<P> {
             repaired_blocks: 0,
             lost_blocks: 0,
             client_at: Tick(0),
+            small_at: None,
             digests: Digests::default(),
             perf: Perf::new(now),
             tokens: BTreeMap::new(),
@@ -266,6 +272,18 @@ impl<P: Policy> Env<P> {
             self.control(ControlRequest::PgChange { pg, epoch, from, change });
         }
         self.wake(pg, again);
+    }
+
+    pub(crate) fn client_asks(&mut self, is_small: bool) {
+        self.client_at = self.now;
+        if is_small {
+            self.small_at = Some(self.now);
+        }
+    }
+
+    /// Whether clients wait for small things here.
+    pub(crate) fn is_busy(&self) -> bool {
+        self.small_at.is_some_and(|at| self.now < at + SMALL_LATELY)
     }
 
     /// Returns the number that the answer will carry.

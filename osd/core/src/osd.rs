@@ -17,10 +17,12 @@ use ashlar_types::control::{ControlRequest, OsdUsage};
 use ashlar_types::scrub::ScrubTarget;
 use ashlar_types::view::ClusterView;
 use ashlar_types::{BLOCK_BYTES, BootId, Duration, Epoch, LayerId, OsdId, PgId, Revision, Tick};
-use ashlar_wire::{IoStatus, LayersRequest, LeaseGrant, LeaseRequest, Message, OverRequest};
+use ashlar_wire::{IoKind, IoStatus, LayersRequest, LeaseGrant, LeaseRequest, Message, OverRequest};
 use std::collections::BTreeMap;
 
 const ROUNDS_MAX: usize = 16;
+/// A request of fewer bytes takes so little time that one notices when it waits behind a large one.
+const SMALL_BYTES: u32 = 256 << 10;
 
 /// Layers that one heartbeat tells of.
 const LAYERS_TOLD_MAX: usize = 2048;
@@ -284,7 +286,8 @@ impl<P: Policy> Osd<P> {
     }
 
     fn on_io_request(&mut self, conn: ConnId, request: ashlar_wire::IoRequest, form: Form) {
-        self.env.client_at = self.env.now;
+        let is_small = request.len < SMALL_BYTES && request.kind != IoKind::Fill && !matches!(form, Form::Layers);
+        self.env.client_asks(is_small);
         match self.pgs.get_mut(&request.pg) {
             Some(pg) => pg.on_request(conn, request, form, &mut self.env),
             None => {

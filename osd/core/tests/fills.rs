@@ -8,6 +8,9 @@ use ashlar_wire::{CreditGrant, IoKind, IoStatus, Message};
 use support::MIB;
 use support::node::{Node, PG, chunk};
 
+/// After which nobody is at work.
+const QUIET_MS: u64 = 200;
+
 fn in_layer(layer: u64) -> ChunkId {
     ChunkId { layer: LayerId(layer), ..chunk(0) }
 }
@@ -19,6 +22,7 @@ fn node() -> Node {
     assert_eq!(node.request(in_layer(1), IoKind::Write, 2..3, 1), Some(IoStatus::Ok));
     assert_eq!(node.request(in_layer(1), IoKind::Write, 4..5, 1), Some(IoStatus::Ok));
     assert_eq!(node.request(in_layer(1), IoKind::Zero, 4..5, 0), Some(IoStatus::Ok));
+    node.pass(QUIET_MS);
     node
 }
 
@@ -65,6 +69,7 @@ fn a_layer_is_filled_below_others() {
     node.name_stack(2, &[2, 1]);
     assert_eq!(node.request(in_layer(2), IoKind::Write, 0..1, 3), Some(IoStatus::Ok));
     node.name_stack(2, &[1]);
+    node.pass(QUIET_MS);
     assert_eq!(node.request(in_layer(1), IoKind::Fill, 0..2, 7), Some(IoStatus::Ok));
     node.name_stack(2, &[2, 1]);
     assert_eq!(read(&mut node, in_layer(2), 0..4), [3, 7, 1]);
@@ -81,7 +86,7 @@ fn a_fill_behind_a_write_finds_it() {
     let fill = node.ask(PG, in_layer(1), IoKind::Fill, 8..10, 7);
     let write = node.ask(PG, in_layer(1), IoKind::Write, 9..10, 5);
     node.pass(100);
-    assert_eq!((node.answers[&fill], node.answers[&write]), (IoStatus::Ok, IoStatus::Ok));
+    assert_eq!((node.answers[&fill], node.answers[&write]), (IoStatus::OkBusy, IoStatus::Ok));
     assert_eq!(read(&mut node, in_layer(1), 8..10), [7, 5]);
 }
 
@@ -94,6 +99,28 @@ fn a_fill_that_was_done_is_answered_again_as_done() {
     node.ask_as(fill, PG, in_layer(1), IoKind::Fill, 0..BLOCK_BYTES, 7);
     node.pass(100);
     assert_eq!(node.answers.get(&fill), Some(&IoStatus::Ok), "R10");
+}
+
+/// So that who fills can leave room for them: whoever writes or reads a little, but not who fills or moves much.
+#[test]
+fn a_fill_is_told_of_others_small_requests() {
+    let mut node = node();
+    let mut fill = |others: &dyn Fn(&mut Node), at: u32| {
+        node.pass(QUIET_MS);
+        others(&mut node);
+        node.request(in_layer(1), IoKind::Fill, at..at + 1, 7)
+    };
+    let ask = |kind, blocks: std::ops::Range<u32>| {
+        move |node: &mut Node| {
+            node.ask(PG, in_layer(1), kind, blocks.clone(), 5);
+            node.pass(100);
+        }
+    };
+    assert_eq!(fill(&|_| {}, 10), Some(IoStatus::Ok));
+    assert_eq!(fill(&ask(IoKind::Read, 0..1), 11), Some(IoStatus::OkBusy));
+    assert_eq!(fill(&ask(IoKind::Write, 0..1), 12), Some(IoStatus::OkBusy));
+    assert_eq!(fill(&ask(IoKind::Read, 0..64), 13), Some(IoStatus::Ok), "256 KiB");
+    assert_eq!(fill(&ask(IoKind::Fill, 500..501), 14), Some(IoStatus::Ok));
 }
 
 #[test]

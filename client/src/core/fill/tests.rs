@@ -20,6 +20,8 @@ struct Rig {
     wake: Option<Tick>,
     fills: Vec<(u64, u64)>,
     is_full: bool,
+    /// Others' small requests are served where it fills.
+    others_work: bool,
     /// Byte at which the base ends.
     base_end: u64,
 }
@@ -33,7 +35,7 @@ impl Rig {
     fn with_base_end(base_end: u64, blocks: Vec<Block>, kind: FillKind, position: u64, rate: Option<u64>) -> Rig {
         let filler = Filler::new(kind, position, blocks.len() as u64 * BLOCK, rate);
         let (now, waiting, wake, fills) = (Tick(1), Vec::new(), None, Vec::new());
-        let mut rig = Rig { blocks, filler, now, waiting, wake, fills, is_full: false, base_end };
+        let mut rig = Rig { blocks, filler, now, waiting, wake, fills, is_full: false, others_work: false, base_end };
         let mut actions = Vec::new();
         rig.filler.on_timer(rig.now, &mut actions);
         rig.take(actions);
@@ -97,7 +99,7 @@ impl Rig {
                 for (block, data) in range.zip(data.chunks(BLOCK as usize)) {
                     self.blocks[block] = Block::Own(data[0]);
                 }
-                Ok(BlockReply::Done)
+                Ok(BlockReply::Filled { is_busy: self.others_work })
             }
             other => panic!("a worker doesn't ask for {other:?}"),
         }
@@ -258,4 +260,43 @@ fn an_answer_of_another_length_than_was_asked_for_is_not_filled_in() {
     rig.waiting.clear();
     let last = actions.pop();
     assert!(matches!(last, Some(FillAction::Submit { op: BlockOp::Layers { .. }, .. })), "looked at again: {last:?}");
+}
+
+#[test]
+fn beside_others_it_fills_little_at_a_time_and_rests_and_goes_on_as_before_when_they_have_gone() {
+    for kind in [BASE, FillKind::Zeroes] {
+        let block = if kind == BASE { Block::Base(3) } else { Block::Nowhere };
+        let mut rig = Rig::new(vec![block; 8 * 1024], kind, 0, None);
+        rig.others_work = true;
+        let fills = |rig: &Rig| rig.waiting.iter().filter(|(_, op)| matches!(op, BlockOp::Fill { .. })).count();
+        while rig.fills.len() < 40 {
+            assert!(rig.turn());
+            assert!(rig.fills.len() < CHUNKS_AT_A_TIME || fills(&rig) <= 1, "J4: one after the other");
+        }
+        let gentle = &rig.fills[CHUNKS_AT_A_TIME..];
+        assert!(gentle.iter().all(|(_, len)| *len == GENTLE_BYTES as u64), "{gentle:?}");
+        // Work takes 10 us here, so what lies between two is the shortest rest.
+        let pauses = gentle.windows(2).map(|pair| pair[1].0 - pair[0].0);
+        assert!(pauses.into_iter().all(|pause| pause >= REST_MIN.0), "{gentle:?}");
+        rig.others_work = false;
+        rig.now = rig.now + GENTLE_TIME;
+        let before = rig.fills.len();
+        rig.run();
+        assert!(rig.filler.is_done() && !rig.blocks.contains(&block));
+        let large = rig.fills[before + 1..].iter().filter(|(_, len)| *len == PIECE_BYTES).count();
+        assert!(large >= 26, "of 32 MiB: {:?}", &rig.fills[before..]);
+        assert_eq!(rig.filler.filled(), 8 * CHUNK);
+    }
+}
+
+/// The base's OSDs serve the worker's own small reads, and cannot tell whose they are.
+#[test]
+fn its_own_small_reads_are_not_others() {
+    let block = |at: usize| if at.is_multiple_of(2) { Block::Base(9) } else { Block::Own(1) };
+    let mut rig = Rig::new((0..2048).map(block).collect(), BASE, 0, None);
+    rig.others_work = true;
+    rig.run();
+    assert!(rig.filler.is_done());
+    let time = rig.fills[rig.fills.len() - 1].0 - rig.fills[0].0;
+    assert!(time < rig.fills.len() as u64 * REST_MIN.0 / 2, "{time} us for {} fills: it never rests", rig.fills.len());
 }

@@ -48,7 +48,7 @@ pub(super) struct Primary {
     pub epoch: Epoch,
     pub chunks: BTreeMap<ChunkId, ChunkOps>,
     /// Every admitted request that changes something, with the connection to answer on (W3).
-    pub ops: BTreeMap<OpId, ConnId>,
+    pub ops: BTreeMap<OpId, AnswerTo>,
     pub reads: BTreeMap<Token, ReadOp>,
     /// Reads through more than one layer that are under way, of clients and for merges.
     pub stack_reads: BTreeMap<Token, StackRead>,
@@ -191,6 +191,19 @@ pub(super) struct Proposal {
     pub watch: Stopwatch,
 }
 
+/// Who asked for a write.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct AnswerTo {
+    pub conn: ConnId,
+    pub is_fill: bool,
+}
+
+impl AnswerTo {
+    fn new(conn: ConnId, request: &IoRequest) -> AnswerTo {
+        AnswerTo { conn, is_fill: request.kind == IoKind::Fill }
+    }
+}
+
 #[derive(Debug)]
 pub(super) struct ReadOp {
     pub queued: Queued,
@@ -259,8 +272,8 @@ impl Primary {
             env.release_merge_slot();
         }
         let epoch = env.view.pgs.get(&pg).map_or(self.epoch, |c| c.epoch);
-        for (op, conn) in self.ops {
-            env.reply(conn, refusal(op, IoStatus::Retry, epoch));
+        for (op, to) in self.ops {
+            env.reply(to.conn, refusal(op, IoStatus::Retry, epoch));
         }
         let queued = self.chunks.into_values().flat_map(|c| c.queue).filter(|q| !q.is_write());
         for read in self.reads.into_values().map(|r| r.queued).chain(self.unleased).chain(queued) {
@@ -385,7 +398,7 @@ impl Pg {
             return;
         }
         if queued.is_write() {
-            primary.ops.insert(queued.request.op, conn);
+            primary.ops.insert(queued.request.op, AnswerTo::new(conn, &queued.request));
         }
         let chunk = queued.request.chunk;
         primary.chunks.entry(chunk).or_default().queue.push_back(queued);
@@ -474,12 +487,12 @@ impl Pg {
                 true
             }
             Some(false) => {
-                primary.ops.insert(op, conn);
+                primary.ops.insert(op, AnswerTo::new(conn, request));
                 true
             }
             None => match primary.ops.get_mut(&op) {
-                Some(answer_on) => {
-                    *answer_on = conn;
+                Some(to) => {
+                    to.conn = conn;
                     true
                 }
                 None => false,

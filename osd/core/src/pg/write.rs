@@ -205,8 +205,9 @@ impl Pg {
 
     pub(super) fn answer<P: Policy>(&mut self, op: OpId, status: IoStatus, env: &mut Env<P>) {
         let epoch = self.config.epoch;
-        if let Some(conn) = self.primary().and_then(|p| p.ops.remove(&op)) {
-            env.reply(conn, refusal(op, status, epoch));
+        if let Some(to) = self.primary().and_then(|p| p.ops.remove(&op)) {
+            let status = if status == IoStatus::Ok && to.is_fill && env.is_busy() { IoStatus::OkBusy } else { status };
+            env.reply(to.conn, refusal(op, status, epoch));
         }
     }
 
