@@ -24,3 +24,4 @@ mod production;
 mod provision;
 mod scrub;
 mod snapshots;
+mod unattended;
