@@ -159,7 +159,12 @@ fn clones_and_imports_have_their_space_at_once_or_are_not_made() {
         count => Err(format!("{count} volumes")),
     });
     assert_eq!(cluster.json(&["bin", "list"]).as_array().map(Vec::len), Some(0));
-    let eager = cluster.json(&["volume", "clone", "golden@s", "eager", "--provision", "eager"]);
+    // OSDs tell a moment later that what was reserved for the others is free again.
+    wait_until("there is room again", Duration::from_secs(30), || {
+        let ran = cluster.run(&["volume", "clone", "golden@s", "eager", "--provision", "eager"]);
+        if ran.ok { Ok(()) } else { Err(ran.stderr) }
+    });
+    let eager = cluster.json(&["volume", "show", "eager"]);
     assert_eq!((&eager["provision"], &eager["origin"]), (&"eager".into(), &Value::Null));
     let mut nbd = Nbd::connect(&cluster.attach(&["eager"]).address, "eager").expect("served");
     assert_eq!(nbd.read(0, 4096).expect("connected").expect("read"), vec![9; 4096]);
