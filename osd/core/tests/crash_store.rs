@@ -3,11 +3,12 @@
 
 mod support;
 
+use ashlar_osd_core::store::api::StoreOp;
 use ashlar_osd_core::store::fsck::fsck;
 use ashlar_osd_core::{Honest, Policy};
 use ashlar_sim_disk::{Rng, SimDisk};
 use ashlar_types::{ChunkId, PgId};
-use support::model::{Block, Chunk, Model, check_chunk, check_pg};
+use support::model::{Block, Chunk, Model, Op, check_chunk, check_pg};
 use support::workload::Workload;
 use support::{MIB, Rig, config, formatted};
 
@@ -17,6 +18,8 @@ struct History<P: Policy> {
     workload: Workload,
     /// `models[n]`: after `n` operations.
     models: Vec<Model>,
+    /// `ops[n]` makes `models[n + 1]` of `models[n]`.
+    ops: Vec<Op>,
     /// Operations known to be stored. All of them are answered in order, but for repairs, which change nothing in the model.
     acknowledged: usize,
     answered: std::collections::BTreeSet<u64>,
@@ -36,6 +39,7 @@ impl<P: Policy> History<P> {
             rig,
             workload,
             models: vec![Model::default()],
+            ops: Vec::new(),
             acknowledged: 0,
             answered: Default::default(),
             first_token,
@@ -47,6 +51,7 @@ impl<P: Policy> History<P> {
         let op = self.workload.next(&model);
         model.apply(&op);
         self.models.push(model);
+        self.ops.push(op.clone());
         self.rig.submit_some_lazily(op.op);
     }
 
@@ -59,15 +64,12 @@ impl<P: Policy> History<P> {
 }
 
 /// What a crash may leave is what the model was after some number of operations, at least those that were acknowledged. Chunks whose push
-/// was found incomplete may be further back.
+/// was found incomplete may be further back, and so may those of which it took back a merge.
 ///
 /// `had_crash`: an earlier recovery may have found that, and written it down, before it was cut short itself.
-fn check_recovered<P: Policy>(
-    rig: &mut Rig<P>,
-    models: &[Model],
-    acknowledged: usize,
-    had_crash: bool,
-) -> Result<usize, String> {
+fn check_recovered<P: Policy>(rig: &mut Rig<P>, history: &History<P>, had_crash: bool) -> Result<usize, String> {
+    let History { models, acknowledged, .. } = history;
+    let acknowledged = *acknowledged;
     rig.store.assert_invariants();
     let report = rig.mounted.clone().expect("it is mounted");
     if report.damaged {
@@ -80,7 +82,7 @@ fn check_recovered<P: Policy>(
             continue;
         }
         for reached in (acknowledged..models.len()).rev() {
-            match check_against(rig, models, acknowledged, reached, is_lenient) {
+            match check_against(rig, history, reached, is_lenient) {
                 Ok(()) => return Ok(reached),
                 Err(error) => why = format!("{reached}: {error}\n{why}"),
             }
@@ -91,11 +93,12 @@ fn check_recovered<P: Policy>(
 
 fn check_against<P: Policy>(
     rig: &mut Rig<P>,
-    models: &[Model],
-    acknowledged: usize,
+    history: &History<P>,
     reached: usize,
     has_undone: bool,
 ) -> Result<(), String> {
+    let History { models, acknowledged, .. } = history;
+    let acknowledged = *acknowledged;
     let model = &models[reached];
     let pgs: Vec<PgId> = rig.store.pgs().chain(model.pgs.keys().copied()).collect();
     if !has_undone {
@@ -103,6 +106,7 @@ fn check_against<P: Policy>(
             check_pg(rig, *pg, model.pgs.get(pg).unwrap_or(&Default::default()))?;
         }
     }
+    let undone = if has_undone { without_pushes(history, reached) } else { vec![] };
     let durable = &models[acknowledged];
     // What the acknowledged state has in its committed blocks is durable; later data may not have arrived.
     let may_be_bad = |pg: PgId, chunk: ChunkId, block: u16, now: &Block| {
@@ -117,11 +121,9 @@ fn check_against<P: Policy>(
                 check_chunk(rig, pg, *chunk, entry, &may_be_bad)?;
                 continue;
             }
-            let candidates: Vec<Chunk> = models[acknowledged..=reached]
-                .iter()
-                .rev()
-                .map(|m| m.pgs.get(&pg).and_then(|p| p.chunks.get(chunk)).map(|c| (**c).clone()).unwrap_or_default())
-                .collect();
+            let of =
+                |m: &Model| m.pgs.get(&pg).and_then(|p| p.chunks.get(chunk)).map(|c| (**c).clone()).unwrap_or_default();
+            let candidates: Vec<Chunk> = models[acknowledged..=reached].iter().rev().chain(&undone).map(of).collect();
             let fits = candidates.iter().any(|c| {
                 let versions = rig.store.versions(pg, *chunk);
                 versions.newest == c.newest() && check_chunk(rig, pg, *chunk, c, &may_be_bad).is_ok()
@@ -132,6 +134,31 @@ fn check_against<P: Policy>(
         }
     }
     Ok(())
+}
+
+/// What the models would be after what was not acknowledged, up to `reached`, if some of the pushes among that had never come: a push that is undone
+/// takes no merge back.
+fn without_pushes<P: Policy>(history: &History<P>, reached: usize) -> Vec<Model> {
+    const PUSHES_MAX: u32 = 5;
+    let History { models, ops, acknowledged, .. } = history;
+    let ops = &ops[*acknowledged..reached];
+    let is_push = |op: &Op| matches!(op.op, StoreOp::Push { .. });
+    let pushes = (ops.iter().filter(|op| is_push(op)).count() as u32).min(PUSHES_MAX);
+    let mut found = Vec::new();
+    for skipped in 1..1u32 << pushes {
+        let mut model = models[*acknowledged].clone();
+        let mut nth = 0;
+        for op in ops {
+            if is_push(op) {
+                nth += 1;
+            }
+            if !is_push(op) || nth > PUSHES_MAX || skipped & 1 << (nth - 1) == 0 {
+                model.apply(op);
+            }
+            found.push(model.clone());
+        }
+    }
+    found
 }
 
 /// Crashes a copy of the disk now, mounts it, maybe crashing again on the way, and checks.
@@ -167,7 +194,7 @@ fn crash_and_check<P: Policy>(
         return Err(format!("fsck: {fsck}"));
     }
     // What was told once must be told again: the power may fail between mount and the next write.
-    let reached = check_recovered(&mut rig, &history.models, history.acknowledged, had_crash)?;
+    let reached = check_recovered(&mut rig, history, had_crash)?;
     let has_undone = rig.mounted.as_ref().is_some_and(|r| r.findings.iter().any(|f| f.contains("undone")));
     if rng.one_in(2) {
         rig.disk.crash(rng);
@@ -176,7 +203,7 @@ fn crash_and_check<P: Policy>(
         if again.mounted.is_none() {
             return Err(format!("second mount: {:?}", again.failed));
         }
-        let same = check_recovered(&mut again, &history.models, history.acknowledged, had_crash || has_undone)?;
+        let same = check_recovered(&mut again, history, had_crash || has_undone)?;
         if same != reached && !had_crash && !has_undone {
             return Err(format!("a second failure turned {reached} operations into {same}"));
         }
@@ -198,6 +225,9 @@ fn run<P: Policy>(seed: u64, operations: usize, volatile_cache: bool) -> Result<
         }
         if rng.one_in(8) {
             history.rig.store.trim();
+        }
+        if rng.one_in(8) {
+            history.rig.store.reclaim();
         }
         history.rig.poll();
         for _ in 0..1 + rng.below(10) {
