@@ -18,6 +18,8 @@ const TRIM_SLOWLY: u32 = 4;
 
 /// Between two looks at whether something overwritten waits for a checkpoint that nothing else begins.
 const TIDY_EVERY: Duration = Duration::from_millis(1000);
+/// What is dropped comes seldom alone (a merge drops its layer chunk by chunk): a checkpoint may wait so long for more of it.
+const DROPPED_WAIT: Duration = Duration::from_millis(250);
 /// Looks, one after the other, at which nothing was written since the last one.
 const TIDY_QUIET_LOOKS: u32 = 4;
 
@@ -32,6 +34,7 @@ pub(crate) struct Housekeeping {
     /// Looks since the last write.
     quiet_looks: u32,
     tidy: Tidy,
+    dropped_at: Option<Tick>,
 }
 
 #[derive(Debug, Default)]
@@ -87,6 +90,12 @@ impl Housekeeping {
             }
         }
         self.tidy.act(now, store);
+        if self.dropped_at.is_some_and(|at| at <= now) {
+            self.dropped_at = None;
+            if store.has_dropped() {
+                store.reclaim();
+            }
+        }
     }
 
     /// After it was polled: when to be called again.
@@ -99,6 +108,9 @@ impl Housekeeping {
         if store.untrimmed_blocks() > 0 {
             self.trim_at.get_or_insert(now + TRIM_EVERY);
         }
-        self.settle_at.into_iter().chain(self.trim_at).chain(self.tidy.next(now, store)).min()
+        if store.has_dropped() {
+            self.dropped_at.get_or_insert(now + DROPPED_WAIT);
+        }
+        self.settle_at.into_iter().chain(self.trim_at).chain(self.dropped_at).chain(self.tidy.next(now, store)).min()
     }
 }

@@ -37,6 +37,9 @@ fn run(seed: u64, steps: u32, capacity: u64, volatile_cache: bool, cache_pages: 
         if workload.rng.one_in(10) {
             rig.store.trim();
         }
+        if workload.rng.one_in(10) {
+            rig.store.reclaim();
+        }
         if workload.rng.one_in(20) {
             rig.store.settle();
         }

@@ -143,6 +143,9 @@ fn run(seed: u64, steps: u32, volatile_cache: bool) -> Result<u32, String> {
             rig.store.trim();
         }
         if workload.rng.one_in(10) {
+            rig.store.reclaim();
+        }
+        if workload.rng.one_in(10) {
             rig.store.settle();
         }
         if rig.wiped.take().is_some() {

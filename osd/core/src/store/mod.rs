@@ -528,6 +528,14 @@ impl<P: Policy> Store<P> {
         self.state.reclaimable > 0
     }
 
+    /// Whether layers or much of one were given up, and nothing is going on that a checkpoint would be in the way of.
+    pub fn has_dropped(&self) -> bool {
+        match &self.phase {
+            Phase::Running(running) => running.has_dropped(&self.state),
+            Phase::New | Phase::Mounting(_) | Phase::Failed => false,
+        }
+    }
+
     /// What the used space holds.
     pub fn accounting(&self) -> Accounting {
         match &self.phase {

@@ -111,6 +111,12 @@ impl Running {
         state.is_space_wanted || self.checkpoint.is_some() || is_on_its_way()
     }
 
+    /// Whether little is going on, and what was dropped since the last checkpoint began is worth one.
+    pub(super) fn has_dropped(&self, state: &State) -> bool {
+        let has_some = !state.purge.is_empty() || !state.freed.deferred.is_empty() || state.zeroed >= ZEROED_WORTH;
+        has_some && self.log.is_idle() && self.checkpoint.is_none()
+    }
+
     fn moment(&self, state: &State) -> Moment {
         Moment {
             checkpoint: self.superblock.seq,
@@ -199,7 +205,7 @@ impl Running {
         }
     }
 
-    /// The log is half full, or much space may come back, or little is going on and some may.
+    /// The log is half full, or much space may come back, or somebody wants what there is.
     fn checkpoint_is_due(&self, state: &State) -> bool {
         if let Some(pending) = &self.report {
             return pending.wants_checkpoint;
@@ -212,7 +218,6 @@ impl Running {
             || state.active_pages as u64 > self.space.reserve() / 8
             || state.reclaimable + purgeable > free
             || state.is_space_wanted
-            || (self.log.is_idle() && (purgeable > 0 || state.zeroed >= ZEROED_WORTH))
     }
 
     pub(super) fn maybe_begin_checkpoint(&mut self, state: &mut State, device: &mut Device) {
