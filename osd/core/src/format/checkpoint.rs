@@ -1,7 +1,8 @@
 //! Checkpoint: a chain of pages whose payloads together list the directory's pages, the PGs' state and the prepared writes.
 
 use super::codec::{CHUNK_VERSION_BYTES, Put, Reader, check_zero, put_u32_at, put_u64_at, u32_at, u64_at};
-use super::log_record::{MovedBlock, blocks_written, check_blocks, check_merge, fences, moved, put_fences, put_moved};
+use super::log_record::{blocks_written, check_blocks, check_merge, fences, put_fences};
+use super::moved::{self, MovedBlock};
 use super::{BlockAddr, FormatError, Identity, PAGE_BYTES, Run, prefix};
 use crate::store::api::{PgState, SessionState};
 use ashlar_types::{AttachmentId, Crc, Epoch, Generation, OpNumber, PgId, SessionId, VolumeId};
@@ -138,7 +139,7 @@ pub fn put_prepared(
     out.put_u32_le(u32::from(data_good));
     out.put_write_meta(write);
     if write.change.is_merge() {
-        put_moved(out, moved);
+        moved::put_list(out, moved);
     } else {
         out.put_runs(runs);
     }
@@ -208,7 +209,7 @@ fn prepared(r: &mut Reader<'_>) -> Result<PreparedRecord, FormatError> {
     let write = r.write_meta()?;
     if write.change.is_merge() {
         check_merge(&write)?;
-        return Ok(PreparedRecord { pg, data_good, write, runs: Vec::new(), moved: moved(r)? });
+        return Ok(PreparedRecord { pg, data_good, write, runs: Vec::new(), moved: moved::list(r)? });
     }
     let runs = r.runs()?;
     check_blocks(&runs, blocks_written(&write))?;

@@ -1,6 +1,5 @@
 //! Reading and writing the words that structures are made of. Little-endian throughout.
 
-use super::log_record::MovedBlock;
 use super::{BlockAddr, FormatError, Run};
 use ashlar_types::{
     AttachmentId, BlockIndex, BlockRange, ChunkId, ChunkIndex, Crc, Epoch, Generation, LayerId, OpId, OpNumber, PgId,
@@ -183,19 +182,6 @@ impl<'a> Reader<'a> {
         Ok(PushedBlock { block: BlockIndex(block), state: BlockState { stamp, crc } })
     }
 
-    pub(super) fn moved_block(&mut self) -> Result<MovedBlock, FormatError> {
-        let (block, present, crc, addr) = (self.u16()?, self.u16()?, self.u32()?, BlockAddr(self.u64()?));
-        if u32::from(block) >= ashlar_types::BLOCKS_PER_CHUNK {
-            return Err(FormatError::Invalid("a block past the end of its chunk"));
-        }
-        let data = match (present, crc, addr.0) {
-            (0, 0, 0) => None,
-            (1, crc, 1..) if addr <= BlockAddr::MAX => Some((addr, Crc(crc))),
-            _ => return Err(FormatError::Invalid("a moved block neither present nor absent")),
-        };
-        Ok(MovedBlock { block: BlockIndex(block), data })
-    }
-
     pub(super) fn retry_id(&mut self) -> Result<RetryId, FormatError> {
         Ok(RetryId {
             op: self.op()?,
@@ -214,7 +200,6 @@ const ZERO: u32 = 2;
 const MERGE: u32 = 3;
 
 pub(super) const CHUNK_VERSION_BYTES: usize = 20;
-pub(super) const MOVED_BLOCK_BYTES: usize = 16;
 pub(super) const PUSHED_BLOCK_BYTES: usize = 16;
 pub(super) const RETRY_ID_BYTES: usize = 64;
 
@@ -294,14 +279,6 @@ pub(super) trait Put: BufMut {
         self.put_u16_le(u16::from(block.state.crc.is_some()));
         self.put_u32_le(block.state.crc.unwrap_or_default().0);
         self.put_u64_le(block.state.stamp.to_bits());
-    }
-
-    fn put_moved_block(&mut self, moved: &MovedBlock) {
-        let (addr, crc) = moved.data.unwrap_or((BlockAddr::NONE, Crc::default()));
-        self.put_u16_le(moved.block.0);
-        self.put_u16_le(u16::from(moved.data.is_some()));
-        self.put_u32_le(crc.0);
-        self.put_u64_le(addr.0);
     }
 
     fn put_retry_id(&mut self, id: &RetryId) {

@@ -1,6 +1,7 @@
 //! Log records: what was done, in order. A record is a kind, the length of its body, and the body.
 
-use super::codec::{CHUNK_VERSION_BYTES, MOVED_BLOCK_BYTES, PUSHED_BLOCK_BYTES, Put, RETRY_ID_BYTES, Reader};
+use super::codec::{CHUNK_VERSION_BYTES, PUSHED_BLOCK_BYTES, Put, RETRY_ID_BYTES, Reader};
+use super::moved::{self, MovedBlock};
 use super::{BlockAddr, FormatError, Run};
 use ashlar_types::view::{Fences, Floor};
 use ashlar_types::{
@@ -11,14 +12,6 @@ use bytes::{BufMut, BytesMut};
 
 /// Kind u8, three zero bytes, length u32.
 pub const RECORD_HEADER_BYTES: usize = 8;
-
-/// A block that a merge moves from the chunk below to the one above. Its data stays where it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct MovedBlock {
-    pub block: BlockIndex,
-    /// `None`: it was zeroed.
-    pub data: Option<(BlockAddr, Crc)>,
-}
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Record {
@@ -90,7 +83,9 @@ const DROP_CHUNK: u8 = 7;
 const REPAIR: u8 = 8;
 const FORGET_ROLLED_BACK: u8 = 9;
 const FORGET_DAMAGE: u8 = 10;
-const PREPARE_MERGE: u8 = 11;
+/// Not written any more.
+const PREPARE_MERGE_LISTED: u8 = 11;
+const PREPARE_MERGE: u8 = 12;
 
 /// Adds a record of some kind whose body `body` writes.
 fn put_record(out: &mut BytesMut, kind: u8, body: impl FnOnce(&mut BytesMut)) {
@@ -113,7 +108,7 @@ pub fn encode_prepare_merge(out: &mut BytesMut, pg: PgId, write: &WriteMeta, mov
     put_record(out, PREPARE_MERGE, |out| {
         out.put_pg(pg);
         out.put_write_meta(write);
-        put_moved(out, moved);
+        moved::put_runs(out, moved);
     });
 }
 
@@ -265,8 +260,9 @@ impl Record {
                 check_blocks(&runs, blocks_written(&write))?;
                 Record::Prepare { pg, write, runs }
             }
-            PREPARE_MERGE => {
-                let (write, moved) = (r.write_meta()?, moved(r)?);
+            PREPARE_MERGE | PREPARE_MERGE_LISTED => {
+                let write = r.write_meta()?;
+                let moved = if kind == PREPARE_MERGE { moved::runs(r)? } else { moved::list(r)? };
                 check_merge(&write)?;
                 Record::PrepareMerge { pg, write, moved }
             }
@@ -319,19 +315,6 @@ pub fn blocks_written(write: &WriteMeta) -> usize {
         Change::Write { range, .. } => range.count().into(),
         Change::Zero { .. } | Change::Merge { .. } => 0,
     }
-}
-
-pub(super) fn put_moved(out: &mut impl BufMut, moved: &[MovedBlock]) {
-    out.put_count(moved.len());
-    moved.iter().for_each(|block| out.put_moved_block(block));
-}
-
-pub(super) fn moved(r: &mut Reader<'_>) -> Result<Vec<MovedBlock>, FormatError> {
-    let moved = r.counted(MOVED_BLOCK_BYTES, Reader::moved_block)?;
-    if !moved.is_sorted_by(|a, b| a.block < b.block) {
-        return Err(FormatError::Invalid("moved blocks out of order"));
-    }
-    Ok(moved)
 }
 
 pub(super) fn check_merge(write: &WriteMeta) -> Result<(), FormatError> {

@@ -9,6 +9,7 @@ pub mod directory_page;
 pub mod index_page;
 pub mod log_batch;
 pub mod log_record;
+pub mod moved;
 pub mod prefix;
 pub mod superblock;
 

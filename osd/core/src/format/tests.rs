@@ -4,7 +4,8 @@ use super::checkpoint::{ChainPage, CheckpointBody, LeafRef, PreparedRecord};
 use super::directory_page::{self, DirectoryEntry, DirectoryPage, PageRef};
 use super::index_page::{IndexPage, PagePlace, SLOTS, Slot, slot_of};
 use super::log_batch::{BatchHeader, HEADER_BYTES, padded};
-use super::log_record::{MovedBlock, Record};
+use super::log_record::Record;
+use super::moved::MovedBlock;
 use super::superblock::Superblock;
 use super::{BlockAddr, FormatError, Identity, PAGE_BYTES, Run, layout};
 use crate::store::api::{PgState, SessionState};
@@ -254,7 +255,7 @@ golden!(superblock_is_as_it_ever_was, "superblock-v1.hex", superblock().encode()
 golden!(log_batch_is_as_it_ever_was, "log_batch-v1.hex", batch());
 golden!(index_page_is_as_it_ever_was, "index_page-v1.hex", index_bytes());
 golden!(directory_page_is_as_it_ever_was, "directory_page-v1.hex", directory_bytes());
-golden!(merge_record_is_as_it_ever_was, "merge_record-v1.hex", merge_bytes());
+golden!(merge_record_is_as_it_is_since_version_2, "merge_record-v2.hex", merge_bytes());
 golden!(checkpoint_page_is_as_it_ever_was, "checkpoint_page-v1.hex", chain_bytes());
 
 #[test]
@@ -303,11 +304,15 @@ fn a_merge_that_contradicts_itself_is_refused() {
         change(&mut bytes);
         Record::decode(&mut &bytes[..]).is_err()
     };
-    let moved_at = merge_bytes().len() - 3 * 16;
-    assert!(refused(&|bytes| bytes[moved_at + 2] = 2), "neither present nor absent");
+    // A run with a CRC, one without, one with: 16, 12 and 16 bytes.
+    let moved_at = merge_bytes().len() - 44;
     assert!(refused(&|bytes| bytes[moved_at + 1] = 2), "out of order");
-    assert!(refused(&|bytes| bytes[moved_at + 16 + 8] = 1), "an absent block with an address");
+    assert!(refused(&|bytes| bytes[moved_at + 2] = 0), "an empty run");
+    assert!(refused(&|bytes| bytes[moved_at + 2] = 2), "a run longer than its CRCs");
+    assert!(refused(&|bytes| bytes[moved_at + 16 + 4] = 1), "an absent block with an address");
     assert!(refused(&|bytes| bytes[moved_at + 16 + 1] = 7), "a block past the end of its chunk");
+    assert!(refused(&|bytes| bytes[moved_at + 28 + 9] = 1), "a block past the end of every disk");
+    assert!(refused(&|bytes| bytes[moved_at - 1] = 1), "more runs than there are");
     assert!(refused(&|bytes| bytes[0] = 1), "a merge that does not say what it moves");
 }
 
@@ -413,4 +418,38 @@ fn sealed_nonsense_is_refused_and_never_panics() {
             decode_everything(&bytes);
         }
     }
+}
+
+fn unhex(text: &str) -> Vec<u8> {
+    let digits: Vec<u8> = text.bytes().filter(u8::is_ascii_hexdigit).collect();
+    digits
+        .chunks(2)
+        .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).expect("digits"), 16).expect("hex"))
+        .collect()
+}
+
+/// What was written before kind 12.
+#[test]
+fn a_merge_record_that_lists_its_blocks_is_read() {
+    let mut bytes = unhex(include_str!("../../golden/merge_record-v1.hex"));
+    // Golden files leave out the zeroes at the end.
+    bytes.resize(8 + usize::from(bytes[4]), 0);
+    assert_eq!(Record::decode(&mut &bytes[..]), Ok(merge_record()));
+    let moved_at = bytes.len() - 3 * 16;
+    for (at, wrong) in [(2, 2), (1, 2), (16 + 8, 1), (16 + 1, 7)] {
+        let mut bytes = bytes.clone();
+        bytes[moved_at + at] = wrong;
+        assert!(Record::decode(&mut &bytes[..]).is_err(), "byte {at}");
+    }
+}
+
+#[test]
+fn blocks_that_were_written_in_order_take_little_more_than_their_checksums() {
+    let moved: Vec<MovedBlock> = (0..1024u16)
+        .map(|block| MovedBlock { block: BlockIndex(block), data: Some((BlockAddr(700 + u64::from(block)), Crc(9))) })
+        .collect();
+    let mut bytes = Vec::new();
+    super::moved::put_runs(&mut bytes, &moved);
+    assert_eq!(bytes.len(), 4 + 12 + 4 * 1024);
+    assert_eq!(super::moved::runs(&mut super::codec::Reader::new(&bytes)), Ok(moved));
 }
