@@ -286,3 +286,39 @@ fn snapshots_are_deleted_in_any_order_and_their_space_comes_back() {
         cluster.fsck_all();
     }
 }
+
+/// The documented bound (docs/volumes.md), and one more.
+#[test]
+fn a_volume_of_1024_layers_is_read_and_written_and_gets_no_more() {
+    let cluster = Cluster::up(&[]);
+    let volume = cluster.volume("v", "16MiB");
+    let mut nbd = Nbd::connect(&volume.address, "v").expect("served");
+    let written = |nth: u64| (nth * 3 % 4096 * u64::from(BLOCK), (nth % 251) as u8 + 1);
+    for nth in 1..1024 {
+        if nth % 64 == 1 {
+            let (at, number) = written(nth);
+            nbd.write(at, &content(number)).expect("connected").expect("written");
+        }
+        cluster.ok(&["snapshot", "create", &format!("v@s{nth}")]);
+    }
+    assert_eq!(cluster.json(&["volume", "show", "v"])["layers"].as_array().map(Vec::len), Some(1024));
+    nbd.write(0, &content(255)).expect("connected").expect("written");
+    let line = cluster.fails(&["snapshot", "create", "v@more"]);
+    assert!(line.contains("it has 1024 layers, which is the most that one is made of"), "{line}");
+    let clone = cluster.ok(&["volume", "clone", "v@s1023", "clone"]);
+    assert!(clone.contains("cloned"), "{clone}");
+    for (name, export, top) in [("v", &volume, 255), ("clone", &cluster.attach(&["clone"]), 0)] {
+        let mut nbd = Nbd::connect(&export.address, name).expect("served");
+        for (at, number) in std::iter::once((0, top)).chain((1..1024).step_by(64).map(written)) {
+            let data = nbd.read(at, BLOCK).expect("connected").expect("read");
+            assert!(data == content(number), "{name} at {at}: {} instead of {number}", data[0]);
+        }
+        nbd.disconnect();
+    }
+    let line = cluster.ok(&["snapshot", "delete", "v@s500"]);
+    assert!(line.contains("deleted"), "{line}");
+    wait_until_merged(&cluster, 1023);
+    cluster.ok(&["snapshot", "create", "v@more"]);
+    cluster.kill_everything();
+    cluster.fsck_all();
+}

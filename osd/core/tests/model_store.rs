@@ -63,6 +63,14 @@ fn the_store_does_what_the_model_does() {
     }
 }
 
+/// Many beginnings, each of its own kind: what a long history seldom comes back to.
+#[test]
+fn the_store_does_what_the_model_does_in_ten_thousand_short_histories() {
+    for seed in 10_000..20_000 {
+        run(seed, 4 + seed as u32 % 16, 8 * MIB, seed % 2 == 0, if seed % 3 == 0 { 2 } else { 256 });
+    }
+}
+
 /// What the resolved index has said.
 #[derive(Debug, Default)]
 struct Told {
