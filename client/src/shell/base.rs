@@ -7,11 +7,16 @@
 //! comes to a disk whose map is on its way waits for that, which has no longer way than the data, and is led on from there. D4: of a base
 //! that stands on nothing nobody waits for the map, and none is asked for unless other bases stand on it: it would save only reads of zeroes.
 
+mod cache;
+mod route;
+
+use self::cache::BlockCache;
+use self::route::Route;
 use super::cluster::{Cluster, wrong_answer};
 use super::engine::Command;
 use super::presence::{Map, Maps};
 use super::volume::{OpenError, Volume, random};
-use crate::core::{Ahead, ClientLimits, Level, Place, Presence, StackState, is_zeroes, place, zeroes};
+use crate::core::{Ahead, ClientLimits, Level, Place, Presence, StackState, zeroes};
 use ashlar_types::control::{AttachGrant, BaseLayer, ControlReply, ControlRequest};
 use ashlar_types::{
     BLOCK_BYTES, BLOCKS_PER_CHUNK, BlockDevice, BlockError, BlockOp, BlockReply, BlockRequest, CHUNK_BYTES,
@@ -19,52 +24,13 @@ use ashlar_types::{
 };
 use ashlar_wire_control::ControlClientError;
 use bytes::{Bytes, BytesMut};
-use quick_cache::Weighter;
-use quick_cache::sync::Cache;
 use std::collections::BTreeMap;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use tokio::sync::mpsc::WeakUnboundedSender;
 
-/// What an entry takes beside its data, as far as it can be known.
-const ENTRY_BYTES: u64 = 96;
 const BLOCK: u64 = BLOCK_BYTES as u64;
 const IN_CHUNK: u64 = BLOCKS_PER_CHUNK as u64;
-
-type BlockKey = (LayerId, u64);
-
-#[derive(Clone, Debug)]
-struct Weight;
-
-impl Weighter<BlockKey, Bytes> for Weight {
-    fn weight(&self, _: &BlockKey, block: &Bytes) -> u64 {
-        // Zeroes are one page for all.
-        ENTRY_BYTES + if is_zeroes(block) { 0 } else { block.len() as u64 }
-    }
-}
-
-/// Blocks of frozen layers, by layer and place in the volume; the same for all exports of a process.
-#[derive(Debug)]
-struct BlockCache {
-    blocks: Cache<BlockKey, Bytes, Weight>,
-}
-
-impl BlockCache {
-    fn new(bytes: u64) -> BlockCache {
-        let blocks = usize::try_from(bytes / (BLOCK + ENTRY_BYTES)).unwrap_or(usize::MAX);
-        BlockCache { blocks: Cache::with_weighter(blocks, bytes, Weight) }
-    }
-
-    fn get(&self, layer: LayerId, block: u64) -> Option<Bytes> {
-        self.blocks.get(&(layer, block))
-    }
-
-    /// Keeps a copy: a slice of an answer would hold all of it.
-    fn put(&self, layer: LayerId, block: u64, data: &Bytes) {
-        let kept = if is_zeroes(data) { data.clone() } else { Bytes::copy_from_slice(data) };
-        self.blocks.insert((layer, block), kept);
-    }
-}
 
 /// The bases in use in this process.
 #[derive(Debug)]
@@ -210,67 +176,6 @@ enum Asked {
     Extents(ReplyTo),
     /// The volume, for the map of a chunk, when it had this stack.
     Map { chunk: u64, stack: StackState },
-}
-
-/// The disks of a chain from one on down, as far as the maps of a chunk lead.
-struct Route<'a> {
-    chunk: u64,
-    /// Not empty. All but the last have maps.
-    disks: Vec<(&'a Arc<BaseDisk>, Option<Arc<Map>>)>,
-}
-
-impl<'a> Route<'a> {
-    fn new(top: &'a Arc<BaseDisk>, chunk: u64) -> Route<'a> {
-        let mut route = Route { chunk, disks: Vec::new() };
-        let mut next = Some(top);
-        while let Some(disk) = next {
-            let stack = disk.volume.stack();
-            // D4.
-            let has_map = stack.has_base || !route.disks.is_empty();
-            let map = if has_map { disk.maps.get(disk.layer, chunk, stack) } else { None };
-            next = disk.below.as_ref().filter(|_| map.as_ref().is_some_and(|map| map.stack.has_base));
-            route.disks.push((disk, map));
-        }
-        route
-    }
-
-    /// Where each block from `first` to before `end` is read.
-    fn places(&self, first: u64, end: u64) -> Vec<Place> {
-        let levels: Vec<Level<'_>> = self.disks.iter().map(|(disk, map)| disk.level(map.as_deref())).collect();
-        let place = |block| {
-            // A read is of one part, so of one chunk; of others nothing is known here.
-            if block / IN_CHUNK == self.chunk { place(&levels, block) } else { Place::Level(0) }
-        };
-        (first..end).map(place).collect()
-    }
-
-    /// Nothing is known of the first disk, and it stands on something.
-    fn is_open(&self) -> bool {
-        matches!(self.disks[..], [(disk, None)] if disk.volume.stack().has_base)
-    }
-
-    fn disk(&self, level: usize) -> &'a Arc<BaseDisk> {
-        self.disks[level].0
-    }
-
-    /// Asks for the maps that are missing: of the last disk, and of all those below it.
-    fn ask_for_maps(&self) {
-        let Some((disk, None)) = self.disks.last() else { return };
-        if self.disks.len() == 1 && !self.is_open() {
-            // D4.
-            return;
-        }
-        if !disk.ask_for_maps(self.chunk) {
-            // On its way, and so are the others.
-            return;
-        }
-        let (mut more, others) = disk.lock().ahead.on_missing(self.chunk);
-        for chunk in others {
-            if more > 0 && disk.ask_for_maps(chunk) {
-                more -= 1;
-            }
-        }
-    }
 }
 
 #[derive(Debug)]
@@ -587,17 +492,5 @@ mod tests {
             assert_eq!(blocks.iter().map(Bytes::len).collect::<Vec<_>>(), [4096, 4096, 1808], "{cuts:?}");
             assert_eq!(blocks.concat(), data);
         }
-    }
-
-    #[test]
-    fn the_cache_keeps_within_its_bytes_and_zeroes_cost_nearly_nothing() {
-        let cache = BlockCache::new(100 * (BLOCK + ENTRY_BYTES));
-        let zero = crate::core::zeroes(BLOCK_BYTES);
-        (0..1000).for_each(|block| cache.put(LayerId(1), block, &zero));
-        assert!((0..1000).all(|block| cache.get(LayerId(1), block).is_some()));
-        let data = Bytes::from(vec![1; BLOCK_BYTES as usize]);
-        (0..1000).for_each(|block| cache.put(LayerId(2), block, &data));
-        assert!(cache.blocks.weight() <= 100 * (BLOCK + ENTRY_BYTES));
-        assert!((0..1000).any(|block| cache.get(LayerId(2), block).is_some()));
     }
 }
