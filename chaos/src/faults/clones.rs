@@ -33,6 +33,11 @@ impl Faults {
             let at = world.now + self.rng.below(200 * MS);
             self.plan(at, Act::Flatten { draw: rng.next_u64() });
         }
+        if self.provisions.permille(400) {
+            let at = world.now + self.provisions.below(200 * MS);
+            let draw = self.provisions.next_u64();
+            self.plan(at, Act::MakeEager { draw });
+        }
         if self.rng.permille(40) {
             world.give_a_job_up(&mut rng);
         }

@@ -51,6 +51,9 @@ pub(crate) enum Act {
     Flatten {
         draw: u64,
     },
+    MakeEager {
+        draw: u64,
+    },
 }
 
 /// A process restarts at once, and the metadata service doesn't hear of it: no supervisor testifies, and for a while so many calls in a
@@ -107,6 +110,8 @@ pub struct Faults {
     deletions: Rng,
     /// How often one is deleted, in thousandths of ticks.
     deletion_permille: u64,
+    /// Draws when volumes become eager, or thin again.
+    provisions: Rng,
     /// Weights of uniform faults: each seed its own mix.
     mix: [u64; UNIFORM_KINDS],
 }
@@ -115,6 +120,7 @@ const UNIFORM_KINDS: usize = 9;
 const SNAPSHOT_STREAM: u64 = 0x5a;
 const DELETION_STREAM: u64 = 0x5b;
 const GROUP_STREAM: u64 = 0x5c;
+const PROVISION_STREAM: u64 = 0x5d;
 /// How often the plan looks at the world.
 pub const TICK: Instant = 2 * MS;
 
@@ -149,7 +155,9 @@ impl Faults {
             _ if groups.permille(150) => groups.between(1, 4),
             _ => 0,
         };
+        let provisions = rng.clone().fork(PROVISION_STREAM);
         Faults {
+            provisions,
             groups,
             group_permille,
             snapshots,
@@ -245,6 +253,7 @@ impl Faults {
             }
             Act::TakeOver { volume } => world.take_over(volume),
             Act::Clone { draw } => world.clone_a_snapshot(&mut Rng::new(draw)),
+            Act::MakeEager { draw } => world.zero_a_volume(&mut Rng::new(draw)),
             Act::Flatten { draw } => world.flatten_a_clone(&mut Rng::new(draw)),
         }
     }

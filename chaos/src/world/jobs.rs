@@ -1,11 +1,11 @@
-//! Jobs that the operator begins and gives up: clones are flattened.
+//! Jobs that the operator begins and gives up: clones are flattened, and volumes are written with zeroes.
 
 use super::World;
 use super::client::volume_name;
 use super::clones::CloneProgress;
 use crate::rng::Rng;
 use ashlar_types::JobId;
-use ashlar_types::control::ControlRequest;
+use ashlar_types::control::{ControlRequest, Provision};
 use ashlar_types::job::JobInfo;
 
 /// What the operator knows of jobs.
@@ -33,6 +33,18 @@ impl World {
         // The slowest: what was read waits, and others write meanwhile.
         let rate = rng.permille(800).then_some(1 << 20);
         self.ask_as_operator(ControlRequest::VolumeFlatten { name: volume_name(volume), rate });
+    }
+
+    /// Some volume becomes eager, or thin again. A clone can't before it is flattened, and there may be no room.
+    pub fn zero_a_volume(&mut self, rng: &mut Rng) {
+        if !self.is_operator_idle() {
+            return;
+        }
+        let volume = u32::try_from(rng.below(u64::from(self.volume_count()))).expect("few");
+        let provision = if rng.permille(700) { Provision::Eager } else { Provision::Thin };
+        self.trace(|| format!("volume {volume} is to be {provision:?}"));
+        self.operator.jobs.are_open = true;
+        self.ask_as_operator(ControlRequest::VolumeSet { name: volume_name(volume), provision });
     }
 
     pub fn give_a_job_up(&mut self, rng: &mut Rng) {

@@ -405,8 +405,11 @@ impl World {
             ) => {
                 self.operator.deleted.extend(self.operator.scratch.take());
             }
-            // Done meanwhile, or before it was asked for again; or the one before it is still ending.
-            (ControlRequest::VolumeFlatten { .. }, Ok(_) | Err(ControlError::Invalid(_))) => {}
+            // Done meanwhile, or before it was asked for again; or the one before it is still ending; or there is no room.
+            (
+                ControlRequest::VolumeFlatten { .. } | ControlRequest::VolumeSet { .. },
+                Ok(_) | Err(ControlError::Invalid(_)),
+            ) => {}
             (
                 ControlRequest::JobCancel { .. },
                 Ok(_) | Err(ControlError::NotFound { .. } | ControlError::Invalid(_)),
