@@ -52,11 +52,23 @@ aims! {
     BadDisk, "bad-disk", 3, "one OSD's disk fails: reads, writes and flushes, wrong places, rotten index pages, all writes for seconds";
     DamagedFrames, "damaged-frames", 2, "bits of frames flip on the way";
     LateView, "late-view", 2, "a joining member hears of its configuration right after its primary has made it join";
+    DiskModes, "disk-modes", 0, "volumes are attached, detached and taken over in all disk modes, by gateways that are paused, cut off or crash";
 }
+
+/// Draws whether a seed aims at what came after the others; of a copy, so that the rest of them stay what they were.
+const LATER_STREAM: u64 = 0x1a;
+/// Of a thousand seeds.
+const DISK_MODES_PERMILLE: u64 = 60;
 
 impl Aim {
     /// The aim of a seed that wasn't given one.
     pub fn draw(rng: &mut Rng) -> Aim {
+        let is_later = rng.clone().fork(LATER_STREAM).permille(DISK_MODES_PERMILLE);
+        let drawn = Aim::draw_by_weight(rng);
+        if is_later { Aim::DiskModes } else { drawn }
+    }
+
+    fn draw_by_weight(rng: &mut Rng) -> Aim {
         let total = Aim::ALL.iter().map(|a| a.weight()).sum();
         let mut left = rng.below(total);
         for aim in Aim::ALL {

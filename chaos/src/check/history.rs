@@ -51,6 +51,8 @@ pub struct History {
     snapshots: Snapshots,
     /// Of volumes that are clones, what each was at first (C5).
     origins: BTreeMap<u32, SnapshotRef>,
+    /// Sectors of volumes into which somebody was to write something, zeroes or not.
+    touched: BTreeSet<(u32, u64)>,
     /// Found while the history was written down: garbage in a sector, a fenced write that was answered.
     violations: Vec<Violation>,
 }
@@ -106,6 +108,9 @@ impl History {
         sectors: u64,
     ) -> OpRef {
         let invoked = self.next_position();
+        if kind != OpKind::Read {
+            self.touched.extend((first_sector..first_sector + sectors).map(|sector| (volume, sector)));
+        }
         self.ops.push(Operation {
             client,
             kind,
@@ -232,12 +237,16 @@ impl History {
         self.ancestry(volume).find_map(|volume| sector_value(volume, sector, bytes))
     }
 
-    /// Who reads in a clone what was written in its origin has read the origin's snapshot there.
+    /// Who reads in a clone what was written in its origin has read the origin's snapshot there; and so has who reads zeroes where nobody ever wrote in
+    /// the clone.
     fn note_inherited(&mut self, volume: u32, first: u64, seen: &[Value]) {
         let Some(of) = self.origins.get(&volume).copied() else { return };
         let origin = self.snapshots.volume(of);
         for (sector, value) in (first..).zip(seen) {
-            let is_inherited = *value != Value::ZERO && self.op(OpRef(value.0)).volume != volume;
+            let is_inherited = match *value {
+                Value::ZERO => !self.touched.contains(&(volume, sector)),
+                value => self.op(OpRef(value.0)).volume != volume,
+            };
             if !is_inherited || self.snapshots.seen(of, sector) == Some(*value) {
                 continue;
             }

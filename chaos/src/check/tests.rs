@@ -250,3 +250,57 @@ fn a_register_may_begin_with_something() {
     assert!(check(&[read(9, 1, 2), write(0, 3, 4), read(0, 5, 6)]));
     assert!(!check(&[read(9, 1, 2), write(0, 3, 4), read(9, 5, 6)]), "it was zeroed");
 }
+
+/// A volume 0 whose block 0 is written, and two registers that begin as what it was then.
+fn with_two_registers() -> (History, Vec<u8>) {
+    let mut history = History::default();
+    let bytes = write_block(&mut history, 0);
+    let of = history.begin_snapshot(0);
+    history.end_snapshot(of);
+    history.clone_volume(1, of);
+    history.clone_volume(2, of);
+    (history, bytes)
+}
+
+fn write_block(history: &mut History, volume: u32) -> Vec<u8> {
+    let op = history.invoke(ClientNumber(1), OpKind::Write, volume, 0, SECTORS_PER_BLOCK);
+    let bytes = history.payload(op);
+    history.answer(op);
+    bytes
+}
+
+fn read_block(history: &mut History, volume: u32, bytes: &[u8]) {
+    let op = history.invoke(ClientNumber(1), OpKind::Read, volume, 0, SECTORS_PER_BLOCK);
+    history.answer_read(op, bytes);
+}
+
+#[test]
+fn what_was_written_in_one_clone_is_found_in_another_and_in_their_origin() {
+    for volume in [0, 1, 2] {
+        let (mut history, before) = with_two_registers();
+        let written = write_block(&mut history, 1);
+        read_block(&mut history, 1, &written);
+        read_block(&mut history, 2, &before);
+        read_block(&mut history, 0, &before);
+        assert!(history.check().is_ok());
+        read_block(&mut history, volume, &written);
+        assert_eq!(history.check().is_ok(), volume == 1, "volume {volume}");
+    }
+}
+
+#[test]
+fn a_clone_that_has_lost_what_its_origin_had_is_found_though_nobody_else_reads_it() {
+    let (mut history, bytes) = with_two_registers();
+    read_block(&mut history, 1, &vec![0; bytes.len()]);
+    assert!(history.check().is_err());
+}
+
+#[test]
+fn zeroes_that_were_written_in_a_clone_say_nothing_of_its_origin() {
+    let (mut history, bytes) = with_two_registers();
+    let op = history.invoke(ClientNumber(1), OpKind::Zero, 1, 0, SECTORS_PER_BLOCK);
+    history.answer(op);
+    read_block(&mut history, 1, &vec![0; bytes.len()]);
+    read_block(&mut history, 2, &bytes);
+    assert!(history.check().is_ok());
+}

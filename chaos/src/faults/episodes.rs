@@ -32,6 +32,7 @@ impl Faults {
             Aim::Scrub => self.scrub(world),
             Aim::Snapshots => self.snapshots(world),
             Aim::Clones => self.clones(world),
+            Aim::DiskModes => self.disk_modes(world),
             Aim::IsolatePrimary
             | Aim::PausedPrimary
             | Aim::Joiner
@@ -64,7 +65,7 @@ impl Faults {
         if self.rng.permille(300) { self.rng.between(5, 100) * MS } else { self.rng.between(100, 2500) * MS }
     }
 
-    fn maybe_crash(&mut self, world: &mut World, permille: u64) {
+    pub(super) fn maybe_crash(&mut self, world: &mut World, permille: u64) {
         if self.rng.permille(permille) {
             let osd = self.any_osd(world);
             let (power, down) = (self.rng.permille(500), self.down_time());
@@ -380,29 +381,31 @@ impl Faults {
         let holders: Vec<u32> =
             world.clients.iter().filter(|(_, c)| c.volume == volume && c.is_running()).map(|(id, _)| *id).collect();
         let span = self.rng.between(200, 3000) * MS;
-        for holder in holders {
-            let id = ProcId::Client(holder);
-            match self.rng.below(6) {
-                0 => {}
-                1 => world.pause(id, span),
-                2 => self.cut_from_mds(world, id, span),
-                3 | 4 => world.net.hold(id, world.now + span),
-                _ => {
-                    let osds: Vec<OsdId> = world.osds.keys().copied().collect();
-                    for osd in osds {
-                        if self.rng.permille(700) {
-                            world.cut(id, ProcId::Osd(osd), span);
-                        }
-                    }
-                }
-            }
-        }
+        holders.into_iter().for_each(|holder| self.hinder(world, ProcId::Client(holder), span));
         if world.clients.len() < 10 {
             let at = world.now + self.rng.below(30 * MS);
             self.plan(at, Act::TakeOver { volume });
         }
         self.maybe_crash(world, 200);
         self.rng.between(400, 3000) * MS
+    }
+
+    /// A gateway doesn't learn that it is replaced, or what it has sent is still on its way then.
+    pub(super) fn hinder(&mut self, world: &mut World, id: ProcId, span: Instant) {
+        match self.rng.below(6) {
+            0 => {}
+            1 => world.pause(id, span),
+            2 => self.cut_from_mds(world, id, span),
+            3 | 4 => world.net.hold(id, world.now + span),
+            _ => {
+                let osds: Vec<OsdId> = world.osds.keys().copied().collect();
+                for osd in osds {
+                    if self.rng.permille(700) {
+                        world.cut(id, ProcId::Osd(osd), span);
+                    }
+                }
+            }
+        }
     }
 
     /// One fault of this seed's mix.

@@ -6,6 +6,7 @@
 
 mod clones;
 mod episodes;
+mod modes;
 mod snapshots;
 
 use crate::aim::Aim;
@@ -52,6 +53,10 @@ pub(crate) enum Act {
         draw: u64,
     },
     MakeEager {
+        draw: u64,
+    },
+    EndAttachment {
+        volume: u32,
         draw: u64,
     },
 }
@@ -253,6 +258,7 @@ impl Faults {
             }
             Act::TakeOver { volume } => world.take_over(volume),
             Act::Clone { draw } => world.clone_a_snapshot(&mut Rng::new(draw)),
+            Act::EndAttachment { volume, draw } => world.end_attachment(volume, &mut Rng::new(draw)),
             Act::MakeEager { draw } => world.zero_a_volume(&mut Rng::new(draw)),
             Act::Flatten { draw } => world.flatten_a_clone(&mut Rng::new(draw)),
         }

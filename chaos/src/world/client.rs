@@ -10,7 +10,8 @@ use crate::workload::{Request, Workload};
 use ashlar_client::core::{ClientAction, ClientEvent, ClientLimits, VolumeClient};
 use ashlar_types::control::{ControlError, ControlReply, ControlRequest};
 use ashlar_types::{
-    BlockError, BlockOp, BlockReply, BlockRequest, BootId, DiskName, Name, PoolId, SECTOR_BYTES, SessionId,
+    AttachmentId, BlockError, BlockOp, BlockReply, BlockRequest, BootId, DiskName, Name, PoolId, SECTOR_BYTES,
+    SessionId,
 };
 use bytes::{Bytes, BytesMut};
 use std::collections::BTreeMap;
@@ -33,6 +34,12 @@ pub struct ClientProcess {
     pub volume: u32,
     /// Of which it reads a snapshot, instead of the volume.
     pub snapshot: Option<(Name, SnapshotRef)>,
+    /// What it reads and writes, for the checker: its volume, or what it alone has of a non-persistent one (modes.rs).
+    pub register: u32,
+    /// What that is at first.
+    pub(super) falls_back_to: Option<SnapshotRef>,
+    /// What the operator was given for it.
+    pub(super) attachment: Option<AttachmentId>,
     pub state: ClientState,
     boot: BootId,
     session: SessionId,
@@ -67,15 +74,25 @@ pub fn volume_name(volume: u32) -> Name {
 
 impl World {
     /// A gateway that was given an attachment; it starts to serve it.
-    pub(super) fn add_client(&mut self, gateway: String, volume: u32, snapshot: Option<(Name, SnapshotRef)>) -> u32 {
+    pub(super) fn add_client(
+        &mut self,
+        gateway: String,
+        volume: u32,
+        snapshot: Option<(Name, SnapshotRef)>,
+        attachment: Option<AttachmentId>,
+    ) -> u32 {
         let id = u32::try_from(self.clients.len()).expect("few") + 1;
         let process = Process::new(self.new_clock());
         let workload = Workload::new(self.rng.fork(u64::from(id)), self.workload.clone());
+        let (register, falls_back_to) = if snapshot.is_some() { (volume, None) } else { self.new_register(volume) };
         let client = ClientProcess {
             process,
             gateway,
             volume,
             snapshot,
+            register,
+            falls_back_to,
+            attachment,
             state: ClientState::Down,
             boot: BootId(0),
             session: SessionId(0),
@@ -168,6 +185,7 @@ impl World {
     }
 
     fn on_client_answer(&mut self, id: u32, purpose: Purpose, result: Result<ControlReply, ControlError>) {
+        let aim = self.aim();
         let client = self.clients.get_mut(&id).expect("inputs are for processes that exist");
         match (purpose, result) {
             (Purpose::Watch, Ok(ControlReply::View(view))) => {
@@ -185,6 +203,11 @@ impl World {
                     return;
                 }
                 let (volume, gateway) = (client.volume, client.gateway.clone());
+                if client.attachment.is_some_and(|known| known != grant.attachment) && aim == Some(Aim::DiskModes) {
+                    client.state = ClientState::Over;
+                    return self.trace(|| format!("client {id} was attached again by a late copy of a request"));
+                }
+                client.falls_back_to.into_iter().for_each(|base| self.history.end_snapshot(base));
                 self.trace(|| format!("client {id} opened {grant:?}"));
                 self.fence_others(id, volume, &gateway);
                 let client = self.clients.get_mut(&id).expect("it was just there");
@@ -268,7 +291,7 @@ impl World {
         let client = self.clients.get_mut(&id).expect("the caller looked it up");
         let Request { mut kind, first_sector, sectors } = request;
         let op = match &client.snapshot {
-            None => self.history.invoke(client.number, kind, client.volume, first_sector, sectors),
+            None => self.history.invoke(client.number, kind, client.register, first_sector, sectors),
             Some((_, of)) => {
                 kind = OpKind::Read;
                 self.history.invoke_snapshot_read(client.number, *of, first_sector, sectors)

@@ -17,6 +17,7 @@ pub struct Jobs {
     looked_at: crate::clock::Instant,
 }
 
+const EAGER_DISK_BYTES_MIN: u64 = 128 << 20;
 const LOOK: crate::clock::Instant = 50 * crate::clock::MS;
 
 impl World {
@@ -37,7 +38,8 @@ impl World {
 
     /// Some volume becomes eager, or thin again. A clone can't before it is flattened, and there may be no room.
     pub fn zero_a_volume(&mut self, rng: &mut Rng) {
-        if !self.is_operator_idle() {
+        // Small disks have no room for zeroes beside clones and snapshots: thin volumes would meet full ones.
+        if !self.is_operator_idle() || self.shape.disk_bytes < EAGER_DISK_BYTES_MIN {
             return;
         }
         let volume = u32::try_from(rng.below(u64::from(self.volume_count()))).expect("few");

@@ -3,10 +3,11 @@
 use super::{Happening, Input, Process, World};
 use crate::clock::{Instant, MS};
 use crate::net::ProcId;
+use crate::plant::Plant;
 use crate::run::Reason;
 use ashlar_mds_core::node::{DurableState, MetadataNode, NodeAction, NodeConfig, NodeEvent, Persist};
 use ashlar_types::MdsId;
-use ashlar_types::control::{ControlReply, ControlRequest};
+use ashlar_types::control::{ControlReply, ControlRequest, VolumeInfo};
 use std::collections::BTreeMap;
 
 #[derive(Debug)]
@@ -94,7 +95,10 @@ impl World {
                 self.step_mds(id, NodeEvent::Persisted { token });
                 self.sync_mds(id);
             }
-            Input::Request { from, life, call, request } => {
+            Input::Request { from, life, call, mut request } => {
+                if self.plant == Some(Plant::ScratchKept) {
+                    self.mistaken.mistake(&mut request);
+                }
                 let mds = self.mds.get_mut(&id).expect("inputs are for processes that exist");
                 mds.last_request += 1;
                 let number = mds.last_request;
@@ -172,12 +176,12 @@ impl World {
     }
 
     /// Volumes that exist, by the node that has applied most.
-    pub(super) fn volumes_alive(&self) -> usize {
+    pub(super) fn volumes_alive(&self) -> Vec<VolumeInfo> {
         let states = self.mds.values().filter_map(|m| m.node.as_ref()).map(MetadataNode::state);
         let newest = states.max_by_key(|state| state.applied());
         match newest.and_then(|state| state.query(&ControlRequest::VolumeList)) {
-            Some(Ok(ControlReply::Volumes(volumes))) => volumes.len(),
-            _ => 0,
+            Some(Ok(ControlReply::Volumes(volumes))) => volumes,
+            _ => Vec::new(),
         }
     }
 }

@@ -11,9 +11,11 @@ mod clones;
 mod control;
 mod jobs;
 mod mds;
+mod modes;
 mod operator;
 mod osd;
 mod phases;
+mod planted;
 mod process;
 mod scrub;
 mod trace;
@@ -21,6 +23,7 @@ mod verify;
 mod worker;
 
 pub use bad_disk::DiskFault;
+pub use client::ClientProcess;
 pub use process::{Input, Process, Purpose, Try, Withheld};
 
 use crate::check::{ClientNumber, History};
@@ -34,7 +37,6 @@ use crate::run::{Options, Reason};
 use crate::workload::WorkloadProfile;
 use ashlar_types::view::{ClusterView, PgConfig};
 use ashlar_types::{ClusterId, Epoch, MdsId, OsdId, PgId, Tick};
-use client::ClientProcess;
 use mds::MdsProcess;
 use operator::Operator;
 use osd::OsdProcess;
@@ -94,6 +96,7 @@ pub struct World {
     queue: Queue<Happening>,
     pub rng: Rng,
     plant: Option<Plant>,
+    mistaken: planted::MistakenGateways,
     cluster: ClusterId,
     pub net: Net,
     pub mds: BTreeMap<MdsId, MdsProcess>,
@@ -191,6 +194,7 @@ impl World {
             now: 0,
             queue: Queue::default(),
             plant: options.plant,
+            mistaken: planted::MistakenGateways::default(),
             trace: Trace::new(options.trace),
             cluster,
             net,
@@ -472,7 +476,7 @@ impl Shape {
                 false if rng.permille(800) => 1,
                 false => 2,
             },
-            sharers: if aim != Aim::TakeOver && rng.permille(shared) { 2 } else { 1 },
+            sharers: if !matches!(aim, Aim::TakeOver | Aim::DiskModes) && rng.permille(shared) { 2 } else { 1 },
             disk_bytes: match aim {
                 // A lazy volume of 16 MiB, its headroom, and less than the others would like to have.
                 Aim::FullDisk if has_lazy => 40 << 20,

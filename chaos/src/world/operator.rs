@@ -3,21 +3,23 @@
 use super::client::volume_name;
 use super::clones::Clone;
 use super::jobs::Jobs;
+use super::modes::Modes;
 use super::{Happening, Input, Phase, Process, Purpose, World};
+use crate::aim::Aim;
 use crate::check::{ClientNumber, SnapshotRef};
 use crate::clock::{Instant, MS};
 use crate::net::ProcId;
 use crate::rng::Rng;
 use crate::run::Reason;
 use ashlar_types::control::{AttachMode, ControlError, ControlReply, ControlRequest, Provision, SnapshotState};
-use ashlar_types::{DiskName, Name, VolumeId};
+use ashlar_types::{AttachmentId, DiskName, Name, VolumeId};
 use std::collections::VecDeque;
 
 #[derive(Debug)]
 pub struct Operator {
     pub process: Process,
     /// What it is going to ask; the first is being asked.
-    script: VecDeque<ControlRequest>,
+    pub(super) script: VecDeque<ControlRequest>,
     /// Sessions that were opened: client, volume, gateway.
     pub sessions: Vec<(ClientNumber, u32, String)>,
     last_gateway: u32,
@@ -30,6 +32,7 @@ pub struct Operator {
     pub snapshots: Vec<Snapshot>,
     pub(super) clones: Vec<Clone>,
     pub(super) jobs: Jobs,
+    pub(super) modes: Modes,
     /// When snapshots under way are asked after again.
     look_at: Instant,
 }
@@ -79,6 +82,7 @@ impl Operator {
             snapshots: Vec::new(),
             clones: Vec::new(),
             jobs: Jobs::default(),
+            modes: Modes::default(),
             look_at: 0,
         }
     }
@@ -116,6 +120,7 @@ impl World {
             if provision == Provision::Lazy {
                 self.operator.script.push_back(ControlRequest::VolumeShow { name });
             }
+            self.push_first_mode(volume);
             let mode = if self.shape.sharers > 1 { AttachMode::Shared } else { AttachMode::Exclusive };
             for _ in 0..self.shape.sharers {
                 self.push_attach(volume, mode);
@@ -190,9 +195,14 @@ impl World {
         self.operator.last_snapshot += 1;
         let name = Name::new(&format!("snapshot-{}", self.operator.last_snapshot)).expect("a good name");
         self.trace(|| format!("volumes {volumes:?}: {name} is asked for"));
-        let refs = self.history.begin_snapshots(volumes);
+        let dependent: Vec<u32> = volumes.iter().copied().filter(|v| !self.operator.modes.is_independent(*v)).collect();
+        if dependent.is_empty() {
+            return;
+        }
+        let refs = self.history.begin_snapshots(&dependent);
         let state = SnapshotProgress::Asked;
-        let snapshots = volumes.iter().zip(refs).map(|(v, of)| Snapshot { volume: *v, name: name.clone(), of, state });
+        let snapshots =
+            dependent.iter().zip(refs).map(|(v, of)| Snapshot { volume: *v, name: name.clone(), of, state });
         self.operator.snapshots.extend(snapshots);
         let volumes = volumes.iter().map(|volume| volume_name(*volume)).collect();
         self.ask_as_operator(ControlRequest::SnapshotGroupCreate { name, volumes, taken_at: 0 });
@@ -264,15 +274,18 @@ impl World {
     }
 
     /// A gateway has got what it asked for.
-    fn on_attached(&mut self, name: &DiskName, gateway: &str) {
+    fn on_attached(&mut self, name: &DiskName, gateway: &str, attachment: Option<AttachmentId>) {
         self.on_clone_attached(&name.volume);
+        if let Some(id) = self.clients.iter().find(|(_, c)| c.gateway == gateway).map(|(id, _)| *id) {
+            return self.attached_again(id, attachment);
+        }
         let volume = (0..self.volume_count()).find(|v| volume_name(*v) == name.volume).expect("one of ours");
         let snapshot = name.snapshot.as_ref().map(|snapshot| {
             let it = self.snapshot_mut(&name.volume, snapshot);
             it.state = SnapshotProgress::Attached;
             (it.name.clone(), it.of)
         });
-        self.add_client(gateway.to_owned(), volume, snapshot);
+        self.add_client(gateway.to_owned(), volume, snapshot, attachment);
     }
 
     /// A volume is made and deleted at once; its ids are never seen again.
@@ -308,6 +321,7 @@ impl World {
 
     fn ask_next(&mut self) {
         if let Some(request) = self.operator.script.front().cloned() {
+            self.before_mode(&request);
             self.call(ProcId::Operator, Purpose::Shell, request);
         }
     }
@@ -338,13 +352,26 @@ impl World {
                     self.queue.put(self.now + 10 * MS, Happening::Phase);
                 }
             }
-            (ControlRequest::Attach { name, gateway, .. }, Ok(_)) => self.on_attached(name, gateway),
+            (ControlRequest::Attach { name, gateway, .. }, Ok(ControlReply::Attachment(info))) => {
+                self.on_attached(name, gateway, Some(info.id));
+            }
             // Asked twice, because the first answer was lost.
             (ControlRequest::Attach { name, gateway, .. }, Err(ControlError::Attached { holder, .. }))
                 if holder.contains(gateway.as_str()) =>
             {
-                self.on_attached(name, gateway);
+                self.on_attached(name, gateway, None);
             }
+            // A late copy of a request has attached it again.
+            (ControlRequest::Attach { name, gateway, .. }, Err(ControlError::Attached { .. }))
+                if self.aim() == Some(Aim::DiskModes) =>
+            {
+                let (name, gateway, mode) = (name.clone(), gateway.clone(), AttachMode::Force);
+                let by_force = ControlRequest::Attach { name, gateway, mode, read_only: false };
+                self.operator.script.insert(1, by_force);
+            }
+            (ControlRequest::VolumeSetMode { names, mode }, Ok(_)) => self.on_mode_set(names, *mode),
+            // A late copy of a request has attached it; or a PG has no primary.
+            (ControlRequest::VolumeSetMode { names, .. }, Err(ControlError::Invalid(_))) => self.on_mode_refused(names),
             // Asked twice, because the first answer was lost.
             (ControlRequest::SnapshotCreate { volume, name, .. }, Ok(_) | Err(ControlError::Exists { .. })) => {
                 self.snapshot_mut(volume, name).state = SnapshotProgress::Creating;
@@ -360,8 +387,15 @@ impl World {
                 self.operator.snapshots.retain(|s| !is_it(s));
             }
             // Asked twice, because the first answer was lost.
-            (ControlRequest::SnapshotGroupCreate { name, volumes, .. }, Ok(_) | Err(ControlError::Exists { .. })) => {
-                volumes.iter().for_each(|v| self.snapshot_mut(v, name).state = SnapshotProgress::Creating);
+            (
+                ControlRequest::SnapshotGroupCreate { name, volumes, .. },
+                result @ (Ok(_) | Err(ControlError::Exists { .. })),
+            ) => {
+                if let Ok(ControlReply::SnapshotGroup(info)) = result {
+                    self.judge_left_out(volumes, &info.left_out);
+                }
+                let of_it = self.operator.snapshots.iter_mut().filter(|s| s.name == *name);
+                of_it.for_each(|s| s.state = SnapshotProgress::Creating);
             }
             // A PG has no primary.
             (ControlRequest::SnapshotGroupCreate { name, .. }, Err(ControlError::Invalid(_))) => {

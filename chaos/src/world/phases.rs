@@ -51,7 +51,7 @@ impl World {
                 {
                     self.free_space();
                 }
-                if healed {
+                if healed && !self.end_last_attachments() {
                     self.begin_last_reads();
                 }
                 true
@@ -126,6 +126,7 @@ impl World {
                 }
                 self.compare_members()?;
                 self.check_space()?;
+                self.check_layers()?;
                 if self.shape.deletes {
                     self.trace(|| "volumes are deleted".to_owned());
                     self.phase = Phase::Delete;
@@ -209,8 +210,8 @@ impl World {
         let is_writer = |c: &super::client::ClientProcess| c.is_running() && c.snapshot.is_none();
         let writers: Vec<u32> = self.clients.iter().filter(|(_, c)| is_writer(c)).map(|(id, _)| *id).collect();
         for id in writers {
-            let volume = self.clients[&id].volume;
-            let blocks: Vec<u64> = self.history.blocks_of(volume).into_iter().step_by(2).collect();
+            let register = self.clients[&id].register;
+            let blocks: Vec<u64> = self.history.blocks_of(register).into_iter().step_by(2).collect();
             self.clients.get_mut(&id).expect("it is running").discards = blocks;
             self.submit_in(id, 0);
         }
@@ -272,8 +273,8 @@ impl World {
         self.trace(|| "all has healed; everything is read".to_owned());
         let readers: Vec<u32> = self.clients.iter().filter(|(_, c)| c.is_running()).map(|(id, _)| *id).collect();
         for id in readers {
-            let volume = self.clients[&id].volume;
-            let blocks: Vec<u64> = self.history.blocks_of(volume).into_iter().collect();
+            let register = self.clients[&id].register;
+            let blocks: Vec<u64> = self.history.blocks_of(register).into_iter().collect();
             self.clients.get_mut(&id).expect("it is running").last_reads = blocks;
             self.submit_in(id, 0);
         }

@@ -8,7 +8,7 @@ use ashlar_osd_core::store::fsck::{FsckReport, fsck};
 use ashlar_osd_core::{Action, Honest};
 use ashlar_sim_disk::SimDisk;
 use ashlar_types::view::PgConfig;
-use ashlar_types::{BLOCK_BYTES, BlockIndex, BlockRange, ChunkId, OpId, OsdId, PgId, Version};
+use ashlar_types::{BLOCK_BYTES, BlockIndex, BlockRange, ChunkId, LayerId, OpId, OsdId, PgId, Version};
 use ashlar_wire::{IoKind, IoStatus, Message, Outcome, OverRequest};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -154,10 +154,11 @@ impl World {
             }
         }
         // A late copy of a request may have left a scratch volume.
-        let living = self.volumes_alive();
+        let living = self.volumes_alive().len();
         let ranges = first.gone.ranges().len().max(first.retired.ranges().len());
-        // Each snapshot has a layer between those of other volumes. A late copy of a request may have made one again that was deleted.
-        if ranges > living + self.snapshots_ever() + 1 || first.floors.len() > living {
+        // Each snapshot has a layer between those of other volumes, and so has what a non-persistent volume falls back to. A late copy of a request may
+        // have made a snapshot again that was deleted.
+        if ranges > living + self.snapshots_ever() + self.operator.modes.bases() + 1 || first.floors.len() > living {
             return Err(Reason::Stores(format!("{}: more than {living} volumes can need: {first:?}", config.pg)));
         }
         Ok(())
@@ -184,6 +185,21 @@ impl World {
             }
             if let Some(problem) = report.problems.first().filter(|_| !is_damaged) {
                 return Err(Reason::Stores(format!("{osd}: fsck: {problem}")));
+            }
+        }
+        Ok(())
+    }
+
+    /// Nothing is kept of a layer that no volume has: of a deleted snapshot, or of what was written to a non-persistent volume that fell back since.
+    pub(super) fn check_layers(&self) -> Result<(), Reason> {
+        let had: BTreeSet<LayerId> = self.volumes_alive().into_iter().flat_map(|volume| volume.layers).collect();
+        for config in self.truth.pgs.values() {
+            for osd in &config.members {
+                let kept = self.osds[osd].machine.as_ref().map(|m| m.chunks(config.pg)).unwrap_or_default();
+                if let Some((chunk, _)) = kept.iter().find(|(chunk, _)| !had.contains(&chunk.layer)) {
+                    let text = format!("{osd}: {} has chunk {chunk} of a layer that nobody has", config.pg);
+                    return Err(Reason::Stores(text));
+                }
             }
         }
         Ok(())
