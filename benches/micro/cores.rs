@@ -369,6 +369,7 @@ impl Cores {
             | ClientAction::ReadBase { .. }
             | ClientAction::WantView
             | ClientAction::WantStack
+            | ClientAction::Held
             | ClientAction::Fenced) => {
                 panic!("nothing fails here, but the client says {other:?}")
             }

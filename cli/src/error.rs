@@ -93,6 +93,10 @@ pub enum CliError {
     NoWipe { wipe: WipeId },
     #[error("{job} of volume {volume} was given up before it was done; what it had done stays")]
     JobGivenUp { job: JobId, volume: Name },
+    #[error(
+        "{job}, which shrank volume {volume}, was given up; what --force allowed it to discard is lost, `ashlar volume show {volume}` says its size"
+    )]
+    ShrinkGivenUp { job: JobId, volume: Name },
     #[error("volume {name} keeps its size: what lies behind the new end cannot be discarded: {source}")]
     Shrink { name: Name, source: BlockError },
     #[error("pool {name:?} does not exist")]

@@ -11,5 +11,5 @@ pub mod core;
 pub mod shell;
 
 pub use shell::{
-    Cluster, Control, DiskId, DiskState, Gateway, GatewayOptions, Observer, OpenError, OpenVolume, Volume,
+    Cluster, Control, DiskId, DiskState, Gateway, GatewayOptions, Observer, OpenError, OpenVolume, SizeMark, Volume,
 };

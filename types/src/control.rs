@@ -249,6 +249,8 @@ pub enum ControlRequest {
     JobTake {
         gateway: String,
         boot: BootId,
+        /// It has time for nothing but volumes of its own that are to be shrunk.
+        shrinks_only: bool,
     },
     /// Read: what the worker of this session needs, as it is now. [`ControlError::Fencing`] while an earlier worker may still be at it, or what it
     /// works on is still changing: ask again. Not found once another one has the job, or nobody.
@@ -335,6 +337,22 @@ pub enum ControlRequest {
     BinPurgeExpired {
         volume: VolumeId,
         secure: bool,
+    },
+    /// Begins the job by which the gateway that alone has a volume takes its end away; or, while that runs, is answered with it.
+    ShrinkStart {
+        name: Name,
+        size: u64,
+        /// Discard the data that lies there.
+        force: bool,
+    },
+    /// A shrink is over. Not found where that is known already, or the worker is another one.
+    ShrinkEnd {
+        job: JobId,
+        session: SessionId,
+        /// The session of the disk behind whose new end there is nothing any more and nobody writes. The volume gets its size if that is who has it.
+        disk: SessionId,
+        /// Why the volume keeps its size.
+        refusal: Option<String>,
     },
 }
 

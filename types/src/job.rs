@@ -1,7 +1,7 @@
 //! Jobs: what takes its time and is done by a worker, some gateway's process, that may change while it is done (design.md §6).
 
 use crate::control::AttachGrant;
-use crate::{JobId, Name, VolumeId};
+use crate::{AttachmentId, JobId, Name, SessionId, VolumeId};
 use serde::{Deserialize, Serialize};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -10,6 +10,22 @@ pub enum JobKind {
     Flatten,
     /// What was never written of a volume is written with zeroes.
     Zero,
+    /// A volume gets smaller while a gateway has it, whose process is the worker.
+    Shrink(Shrink),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Shrink {
+    /// Bytes that the volume shall have.
+    pub size: u64,
+    /// Data behind that may be discarded.
+    pub force: bool,
+    /// By which the volume is shrunk, and by no other.
+    pub attachment: AttachmentId,
+    /// Of the work, not of the disk: whoever takes it has it by this.
+    pub session: SessionId,
+    /// It has ended, the volume has the size that it had, and [`JobInfo::trouble`] says why.
+    pub failed: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,6 +37,8 @@ pub enum JobState {
     Paused,
     /// It is done or given up, and its last worker is being fenced.
     Ending,
+    /// It has ended without having done what it was to do, and is kept so that people can read why.
+    Failed,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

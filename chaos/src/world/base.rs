@@ -148,6 +148,7 @@ impl World {
                 let below = self.bases[&id].below.expect("its grant named it");
                 self.read_base(below, key, op);
             }
+            ClientAction::Held => {}
             ClientAction::WantView => self.watch(me),
             ClientAction::WantStack => self.open_base(id),
             ClientAction::WakeAt(tick) => self.wake_at(me, tick),

@@ -341,6 +341,7 @@ impl World {
                 let request = ControlRequest::SessionGrant { name: client.disk_name(), session: client.session };
                 self.call(me, Purpose::Shell, request);
             }
+            ClientAction::Held => {}
             ClientAction::ReadBase { key, op } => {
                 let base = self.clients[&id].base.expect("its grant named it");
                 self.read_base(base, key, op);

@@ -96,7 +96,9 @@ impl World {
     fn go_on(&mut self, id: u32) {
         let worker = &self.workers[&id];
         let request = match &worker.state {
-            WorkerState::Free => ControlRequest::JobTake { gateway: format!("worker-{id}"), boot: worker.boot },
+            WorkerState::Free => {
+                ControlRequest::JobTake { gateway: format!("worker-{id}"), boot: worker.boot, shrinks_only: false }
+            }
             WorkerState::Taken(job, session) => ControlRequest::JobGrant { job: *job, session: *session },
             WorkerState::Working(work) => {
                 let (job, session) = (work.job, work.session);
@@ -203,6 +205,7 @@ impl World {
         let kind = match job.kind {
             JobKind::Flatten => FillKind::Base { own_layers: u32::try_from(grant.layers.len()).expect("few") },
             JobKind::Zero => FillKind::Zeroes,
+            JobKind::Shrink(_) => unreachable!("it has attached nothing"),
         };
         let filler = Filler::new(kind, job.position, grant.size, job.rate);
         let session = grant.session;
@@ -243,6 +246,7 @@ impl World {
                 let base = work.base.expect("its grant named it");
                 self.read_base(base, key, op);
             }
+            ClientAction::Held => {}
             ClientAction::WantView => self.watch(me),
             ClientAction::WantStack => {
                 let request = ControlRequest::JobGrant { job: work.job, session: work.session };

@@ -49,7 +49,7 @@ pub struct VolumeSetArgs {
     /// The new size, not the difference
     #[arg(long, value_parser = super::size, allow_hyphen_values = true)]
     pub size: Option<u64>,
-    /// It may become smaller. Refused while somebody has it, or if there is data behind the new end
+    /// It may become smaller, also while it is in use. Refused if there is data behind the new end, or if several gateways have it
     #[arg(long, requires = "size")]
     pub shrink: bool,
     /// Also if there is data behind the new end, which is lost

@@ -89,17 +89,19 @@ async fn find(control: &Control, id: JobId) -> Result<JobInfo, CliError> {
 }
 
 pub async fn of_volume(control: &Control, volume: VolumeId) -> Result<Option<JobInfo>, CliError> {
-    Ok(list(control).await?.into_iter().find(|job| job.volume == volume))
+    let is_its = |job: &JobInfo| job.volume == volume && job.state != JobState::Failed;
+    Ok(list(control).await?.into_iter().find(is_its))
 }
 
-/// Sets a job's rate, and waits until it is there no more, if that is wanted. Whether it was done or given up the caller looks at.
-pub async fn attend(control: &Control, mut job: JobInfo, args: JobArgs) -> Result<(), CliError> {
+/// Sets a job's rate, and waits until it is there no more, or has failed and is given, if that is wanted. Whether it was done or given up the caller
+/// looks at.
+pub async fn attend(control: &Control, mut job: JobInfo, args: JobArgs) -> Result<Option<JobInfo>, CliError> {
     if args.rate.is_some() && args.rate != job.rate {
         let (rate, paused) = (args.rate, job.paused);
         job = ask(control, ControlRequest::JobSet { job: job.id, rate, paused }).await?;
     }
     if args.no_wait {
-        return Ok(());
+        return Ok(None);
     }
     let (id, begun_at) = (job.id, job.position);
     let mut progress = Progress::new(format!("{} {}", doing(job.kind), job.volume_name), job.total);
@@ -109,6 +111,10 @@ pub async fn attend(control: &Control, mut job: JobInfo, args: JobArgs) -> Resul
     loop {
         tokio::time::sleep(PAUSE).await;
         let Some(now) = list(control).await?.into_iter().find(|job| job.id == id) else { break };
+        if now.state == JobState::Failed {
+            progress.end();
+            return Ok(Some(now));
+        }
         progress.add(now.position.saturating_sub(position));
         position = position.max(now.position);
         // Nobody has taken it, or who has it is silent.
@@ -138,13 +144,18 @@ pub async fn attend(control: &Control, mut job: JobInfo, args: JobArgs) -> Resul
             said = trouble;
         }
     }
-    Ok(())
+    Ok(None)
 }
 
 /// Says that `--rate` and `--no-wait` are for what is waited for.
-pub fn check(provision: Option<Provision>, args: JobArgs) -> Result<(), CliError> {
-    let is_meant = args.rate.is_some() || args.no_wait;
-    match is_meant && provision != Some(Provision::Eager) {
+pub fn check(provision: Option<Provision>, shrinks: bool, args: JobArgs) -> Result<(), CliError> {
+    let is_eager = provision == Some(Provision::Eager);
+    if args.rate.is_some() && shrinks && !is_eager {
+        return Err(CliError::Conflict {
+            what: "--rate is for `--provision eager`: shrinking writes nothing".to_owned(),
+        });
+    }
+    match (args.rate.is_some() || args.no_wait) && !is_eager && !shrinks {
         true => Err(CliError::Conflict { what: "--rate and --no-wait are for `--provision eager`".to_owned() }),
         false => Ok(()),
     }
@@ -173,6 +184,7 @@ fn kind_word(kind: JobKind) -> &'static str {
     match kind {
         JobKind::Flatten => "flatten",
         JobKind::Zero => "zero",
+        JobKind::Shrink(_) => "shrink",
     }
 }
 
@@ -180,6 +192,7 @@ fn doing(kind: JobKind) -> &'static str {
     match kind {
         JobKind::Flatten => "flattening",
         JobKind::Zero => "zeroing",
+        JobKind::Shrink(_) => "shrinking",
     }
 }
 
@@ -189,6 +202,7 @@ fn state_word(state: JobState) -> &'static str {
         JobState::Running => "running",
         JobState::Paused => "paused",
         JobState::Ending => "ending",
+        JobState::Failed => "failed",
     }
 }
 
@@ -220,7 +234,11 @@ fn describe(job: &JobInfo) -> String {
     let _ = writeln!(text, "state       {}", state_word(job.state));
     let (position, total) = (format_bytes(job.position), format_bytes(job.total));
     let _ = writeln!(text, "done        {position} of {total} ({} %)", percent(job));
-    let _ = writeln!(text, "written     {}", format_bytes(job.filled));
+    if let JobKind::Shrink(shrink) = job.kind {
+        let _ = writeln!(text, "new size    {}", format_bytes(shrink.size));
+    }
+    let written = if matches!(job.kind, JobKind::Shrink(_)) { "discarded  " } else { "written    " };
+    let _ = writeln!(text, "{written} {}", format_bytes(job.filled));
     let rate = job.rate.map_or_else(|| "none".to_owned(), |rate| format!("{}/s", format_bytes(rate)));
     let _ = writeln!(text, "rate        {rate}");
     if let Some(gateway) = &job.gateway {
@@ -234,6 +252,9 @@ fn describe(job: &JobInfo) -> String {
     }
     if let Some(trouble) = &job.trouble {
         let _ = writeln!(text, "trouble     {trouble}");
+    }
+    if job.state == JobState::Failed {
+        let _ = writeln!(text, "            it is over; `ashlar job cancel {}` forgets it", job.id);
     }
     text
 }
@@ -252,5 +273,9 @@ pub fn job_json(job: &JobInfo) -> Value {
         "trouble": job.trouble,
         "paused": job.paused,
         "waits_for": job.waits_for,
+        "new_size": match job.kind {
+            JobKind::Shrink(shrink) => Some(shrink.size),
+            JobKind::Flatten | JobKind::Zero => None,
+        },
     })
 }

@@ -23,6 +23,7 @@ pub mod pool;
 mod reserve;
 pub mod scrub;
 mod set;
+mod shrink;
 pub mod snapshot;
 mod space;
 pub mod status;

@@ -1,8 +1,8 @@
-//! `ashlar volume set`: when a volume gets its space, and its size. To shrink it this process takes it for itself, looks at what lies behind the new
+//! `ashlar volume set`: when a volume gets its space, and its size. To shrink one that nobody has (else: shrink.rs) this process takes it for itself, looks at what lies behind the new
 //! end and discards it, so that a volume that grows again reads as zeroes there.
 
 use super::volume::{ask_volume, if_reserved, provision_word, volume_json};
-use super::{job, mode, reserve};
+use super::{job, mode, reserve, shrink};
 use crate::args::VolumeSetArgs;
 use crate::control::Control;
 use crate::error::CliError;
@@ -18,10 +18,11 @@ use std::time::Duration;
 const STEP_BYTES: u64 = 1 << 30;
 
 pub async fn run(control: &Control, args: VolumeSetArgs) -> Result<Output, CliError> {
-    let VolumeSetArgs { name, provision, disk_mode, size, shrink, force, reserve, job: how } = args;
-    job::check(provision.map(Into::into), how)?;
+    let VolumeSetArgs { name, provision, disk_mode, size, shrink: may_shrink, force, reserve, job: how } = args;
+    job::check(provision.map(Into::into), may_shrink, how)?;
     let patience = Duration::from_secs(reserve.timeout);
     let mut volume = ask_volume(control, "volume show", ControlRequest::VolumeShow { name: name.clone() }).await?;
+    let mut shrinking = None;
     // Who becomes persistent may be shrunk and made eager then; who becomes non-persistent is what it shall be before.
     let mode = disk_mode.map(DiskMode::from);
     let is_last = mode == Some(DiskMode::IndependentNonpersistent);
@@ -30,10 +31,20 @@ pub async fn run(control: &Control, args: VolumeSetArgs) -> Result<Output, CliEr
     }
     if let Some(size) = size {
         volume = match size < volume.size {
-            true if shrink => self::shrink(control, &volume, size, force).await?,
+            true if may_shrink && shrink::is_in_use(&volume) => {
+                let (now, job) = shrink::run(control, &volume, size, force, how).await?;
+                shrinking = job.map(|job| job.id);
+                now
+            }
+            true if may_shrink => shrink_unused(control, &volume, size, force).await?,
             true => {
                 let (has, way) = (format_bytes(volume.size), "--shrink makes it smaller");
                 return Err(CliError::Conflict { what: format!("volume {name} has {has}, which is more; {way}") });
+            }
+            false if may_shrink && size > volume.size => {
+                let has = format_bytes(volume.size);
+                let what = format!("volume {name} has {has}, which is less; without --shrink it grows");
+                return Err(CliError::Conflict { what });
             }
             false => {
                 let request = ControlRequest::VolumeExtend { name: name.clone(), size };
@@ -62,13 +73,14 @@ pub async fn run(control: &Control, args: VolumeSetArgs) -> Result<Output, CliEr
     }
     let (size, how) = (format_bytes(volume.size), provision_word(volume.provision));
     let and = disk_mode.map_or(String::new(), |_| format!(" and {}", volume.disk_mode.word()));
-    let text = format!("volume {} is {how}{and} now and has {size}{}", volume.name, if_reserved(&volume));
+    let begun = shrinking.map_or(String::new(), |job| format!("; {job} shrinks it"));
+    let text = format!("volume {} is {how}{and} now and has {size}{}{begun}", volume.name, if_reserved(&volume));
     Ok(Output::new(text, volume_json(&volume)))
 }
 
 /// While a volume is written with zeroes its worker would go on behind the new end, where this process has discarded already, and nobody would give that
 /// space back. So the job is paused, which fences the worker before the disk is given to us, and goes on in the end.
-async fn shrink(control: &Control, volume: &VolumeInfo, size: u64, force: bool) -> Result<VolumeInfo, CliError> {
+async fn shrink_unused(control: &Control, volume: &VolumeInfo, size: u64, force: bool) -> Result<VolumeInfo, CliError> {
     if volume.disk_mode == DiskMode::IndependentNonpersistent {
         // The metadata service would say so when the end is discarded already.
         let (name, why) = (&volume.name, "what it falls back to holds its end");

@@ -8,7 +8,7 @@ use crate::error::CliError;
 use crate::health::{self, PgSummary, Problem};
 use crate::output::{Output, Table};
 use ashlar_types::control::{AttachmentInfo, VolumeInfo};
-use ashlar_types::job::JobInfo;
+use ashlar_types::job::{JobInfo, JobState};
 use ashlar_types::view::ClusterView;
 use ashlar_types::wipe::{WipeInfo, WipeState};
 use ashlar_types::{OsdId, PoolId, format_bytes};
@@ -36,7 +36,9 @@ pub async fn run(control: &Control) -> Result<Output, CliError> {
     problems.extend(damage(&service));
     let name_of = |pool: PoolId| view.pools.get(&pool).map_or_else(|| pool.to_string(), |info| info.name.to_string());
     problems.extend(space::problems(&space::of_pools(control).await?, name_of));
-    let jobs = job::list(control).await?;
+    let mut jobs = job::list(control).await?;
+    // Who asked for it was told, and nothing is to be done.
+    jobs.retain(|job| job.state != JobState::Failed);
     problems.extend(job::problems(&jobs));
     let wipes = wipe::list(control).await?;
     problems.extend(wipe::problems(&wipes));

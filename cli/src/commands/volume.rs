@@ -21,7 +21,7 @@ use std::time::Duration;
 pub async fn run(control: &Control, place: &Place, command: VolumeCommand, json: bool) -> Result<Output, CliError> {
     match command {
         VolumeCommand::Create { name, size, pool, provision, disk_mode, reserve, job: how } => {
-            job::check(Some(provision.into()), how)?;
+            job::check(Some(provision.into()), false, how)?;
             mode::check(provision.into(), disk_mode.into())?;
             let patience = Duration::from_secs(reserve.timeout);
             let request = ControlRequest::VolumeCreate { name, size, pool, provision: provision.into() };

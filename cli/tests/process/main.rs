@@ -23,5 +23,6 @@ mod perf;
 mod production;
 mod provision;
 mod scrub;
+mod shrinks;
 mod snapshots;
 mod unattended;

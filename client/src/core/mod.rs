@@ -3,7 +3,7 @@
 //!
 //! V1: each request gets exactly one completion. V2: a part keeps its number until it is answered, and an answered number is
 //! never sent again (R10). V3: requests that overlap, one of them writing, take effect in the order of submission.
-//! V4: a reconfiguration is never seen by the caller; it takes time, that is all.
+//! V4: a reconfiguration is never seen by the caller; it takes time, that is all. V5: behind a hold nothing is begun but by who asked for it.
 //! Called by the shell's engine and by the simulator. Knows nothing of sockets, tasks or how the view is fetched.
 
 mod base;
@@ -18,6 +18,7 @@ mod presence;
 mod range_lock;
 mod request;
 mod router;
+mod shrink;
 mod stacks;
 mod window;
 
@@ -28,6 +29,7 @@ pub(crate) use data::{is_zeroes, zeroes};
 pub use fill::{FillAction, FillKind, Filler};
 pub use limits::ClientLimits;
 pub(crate) use presence::{Ahead, Level, Place, Presence, StackState, place};
+pub use shrink::{ShrinkAction, ShrinkRefusal, Shrinker};
 
 use ashlar_types::control::{AttachGrant, BaseLayer};
 use ashlar_types::view::ClusterView;
@@ -55,6 +57,13 @@ pub enum ClientEvent {
     Received(OsdId, Message),
     /// The volume has this many bytes now.
     Resized(u64),
+    /// What reaches behind this byte is refused from now on, as what is outside of the volume; [`ClientAction::Held`] says when nothing of it is under
+    /// way any more. One at a time.
+    Hold(u64),
+    /// As `Submit`, of who has asked for the hold.
+    SubmitBehind(BlockRequest),
+    /// The hold ends, and the volume has this many bytes.
+    Release(u64),
     /// The layers of the volume, top first, and what it stands on, as of this revision: the answer to [`ClientAction::WantStack`]. An older one does
     /// no harm. A clone that was flattened stands on nothing from this revision on; no volume begins to stand on something.
     Stack { revision: StackRevision, layers: Vec<LayerId>, base: Option<BaseLayer> },
@@ -80,6 +89,8 @@ pub enum ClientAction {
     Complete(u64, Result<BlockReply, BlockError>),
     /// The view seems stale: fetch what is newer now. An answer without news needn't be handed in.
     WantView,
+    /// Nobody's request reaches behind what [`ClientEvent::Hold`] has said.
+    Held,
     /// The volume has another stack than this session knows: ask for the grant again, and hand in what it says. Said again after a while.
     WantStack,
     /// One timer, replaced by each of these.
@@ -109,6 +120,8 @@ pub struct VolumeClient {
     router: Router,
     base: Base,
     fenced: bool,
+    /// A hold was asked for, and not yet said to be there.
+    awaits_hold: bool,
 }
 
 impl VolumeClient {
@@ -127,7 +140,7 @@ impl VolumeClient {
     pub fn resume(grant: AttachGrant, limits: ClientLimits, progress: SessionProgress) -> VolumeClient {
         let requests = Requests::new(grant.size, grant.read_only, grant.base.is_some(), &limits);
         let base = Base::new(grant.base);
-        VolumeClient { requests, base, router: Router::new(grant, limits, progress), fenced: false }
+        VolumeClient { requests, base, router: Router::new(grant, limits, progress), fenced: false, awaits_hold: false }
     }
 
     pub fn progress(&self) -> SessionProgress {
@@ -166,13 +179,23 @@ impl VolumeClient {
     /// The only way in.
     pub fn step(&mut self, now: Tick, event: ClientEvent, actions: &mut Vec<ClientAction>) {
         match event {
-            ClientEvent::Submit(request) => self.on_submit(request, actions),
+            ClientEvent::Submit(request) => self.on_submit(request, false, actions),
+            ClientEvent::SubmitBehind(request) => self.on_submit(request, true, actions),
             _ if self.fenced => {}
             ClientEvent::View(view) => self.router.on_view(now, &view, actions),
             ClientEvent::LinkUp(osd) => self.router.on_link_up(now, osd, actions),
             ClientEvent::LinkDown(osd) => self.router.on_link_down(now, osd, actions),
             ClientEvent::Received(osd, message) => self.on_received(now, osd, message, actions),
             ClientEvent::Resized(size) => self.requests.resize(size),
+            ClientEvent::Hold(end) => {
+                self.requests.hold(Some(end));
+                self.awaits_hold = true;
+            }
+            ClientEvent::Release(size) => {
+                self.requests.hold(None);
+                self.requests.resize(size);
+                self.awaits_hold = false;
+            }
             ClientEvent::Stack { revision, layers, base } => {
                 self.router.on_stack(now, revision, layers, base, actions);
                 self.requests.set_has_base(self.router.has_base());
@@ -184,6 +207,10 @@ impl VolumeClient {
             }
             ClientEvent::Timer => self.router.on_timer(now, actions),
         }
+        if self.awaits_hold && self.requests.is_held() {
+            self.awaits_hold = false;
+            actions.push(ClientAction::Held);
+        }
         if !self.fenced {
             self.send_ready(now, actions);
             self.router.arm(actions);
@@ -191,10 +218,10 @@ impl VolumeClient {
         }
     }
 
-    fn on_submit(&mut self, request: BlockRequest, actions: &mut Vec<ClientAction>) {
+    fn on_submit(&mut self, request: BlockRequest, is_behind: bool, actions: &mut Vec<ClientAction>) {
         if self.fenced {
             actions.push(ClientAction::Complete(request.tag, Err(BlockError::Fenced)));
-        } else if let Some(refused) = self.requests.submit(request) {
+        } else if let Some(refused) = self.requests.submit(request, is_behind) {
             complete(refused, actions);
         }
     }
@@ -256,6 +283,8 @@ impl VolumeClient {
 
     fn on_fenced(&mut self, actions: &mut Vec<ClientAction>) {
         self.fenced = true;
+        // What was under way is over now because nobody is served any more.
+        self.awaits_hold = false;
         self.base.clear();
         for finished in self.requests.fail_all(&BlockError::Fenced) {
             complete(finished, actions);

@@ -319,6 +319,8 @@ pub(super) struct Finished {
 #[derive(Debug)]
 pub(super) struct Requests {
     size: u64,
+    /// What reaches behind it is refused (V5).
+    held_from: Option<u64>,
     read_only: bool,
     /// What none of the volume's layers has may be in what it stands on.
     has_base: bool,
@@ -339,6 +341,7 @@ impl Requests {
         let (pending, lock, ready) = (BTreeMap::new(), RangeLock::default(), VecDeque::new());
         let mut new = Requests {
             size: 0,
+            held_from: None,
             read_only,
             has_base,
             extents_bytes_max,
@@ -361,6 +364,15 @@ impl Requests {
         self.size = size.min(u64::from(CHUNK_BYTES) << 32);
     }
 
+    pub(super) fn hold(&mut self, from: Option<u64>) {
+        self.held_from = from;
+    }
+
+    /// Whether nothing that is under way reaches behind where it is held. Asked only while a hold is waited for, so it may look at each.
+    pub(super) fn is_held(&self) -> bool {
+        self.held_from.is_some_and(|from| self.pending.values().all(|request| request.offset + request.len <= from))
+    }
+
     pub(super) fn size(&self) -> u64 {
         self.size
     }
@@ -374,14 +386,15 @@ impl Requests {
     }
 
     /// Takes a request in, or says how it ends at once.
-    pub(super) fn submit(&mut self, request: BlockRequest) -> Option<Finished> {
+    pub(super) fn submit(&mut self, request: BlockRequest, is_behind: bool) -> Option<Finished> {
         let tag = request.tag;
+        let end = if is_behind { self.size } else { self.size.min(self.held_from.unwrap_or(u64::MAX)) };
         let (work, offset, len) = match request.op {
             // R1: what completed is durable, so there is nothing to wait for.
             BlockOp::Flush => return Some(Finished { tag, result: Ok(BlockReply::Done) }),
             BlockOp::Read { offset, len } => (Work::Read { pieces: Vec::new() }, offset, u64::from(len)),
-            BlockOp::Write { offset, data } => self.write(offset, data, false),
-            BlockOp::Fill { offset, data } => self.write(offset, data, true),
+            BlockOp::Write { offset, data } => self.write(offset, data, false, end),
+            BlockOp::Fill { offset, data } => self.write(offset, data, true, end),
             BlockOp::Discard { offset, len } => (Work::Zero, offset, len),
             BlockOp::WriteZeroes { offset, len, keep_allocated: false } => (Work::Zero, offset, len),
             BlockOp::WriteZeroes { offset, len, keep_allocated: true } => (Work::WriteZeroes, offset, len),
@@ -392,7 +405,7 @@ impl Requests {
                 (Work::Layers(work), offset, len)
             }
         };
-        if let Some(error) = self.refusal(offset, len, work.writes()) {
+        if let Some(error) = self.refusal(offset, len, work.writes(), end) {
             return Some(Finished { tag, result: Err(error) });
         }
         let len = match work {
@@ -429,17 +442,19 @@ impl Requests {
         None
     }
 
-    fn write(&self, offset: u64, data: Bytes, fills: bool) -> (Work, u64, u64) {
+    fn write(&self, offset: u64, data: Bytes, fills: bool, end: u64) -> (Work, u64, u64) {
         let len = data.len() as u64;
-        let crcs = if self.refusal(offset, len, true).is_none() { fragment_crcs(offset, &data) } else { Vec::new() };
+        let crcs =
+            if self.refusal(offset, len, true, end).is_none() { fragment_crcs(offset, &data) } else { Vec::new() };
         (Work::Write { data, crcs, fills }, offset, len)
     }
 
-    fn refusal(&self, offset: u64, len: u64, writes: bool) -> Option<BlockError> {
+    /// `size`: what may be reached.
+    fn refusal(&self, offset: u64, len: u64, writes: bool, size: u64) -> Option<BlockError> {
         if writes && self.read_only {
             return Some(BlockError::ReadOnly);
         }
-        let inside = offset.checked_add(len).is_some_and(|end| end <= self.size);
+        let inside = offset.checked_add(len).is_some_and(|end| end <= size);
         (!inside).then_some(BlockError::OutOfRange)
     }
 

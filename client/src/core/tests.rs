@@ -5,6 +5,7 @@ mod fake;
 mod layers;
 mod model;
 mod scripted;
+mod shrinks;
 mod stacks;
 
 use super::*;
@@ -100,6 +101,7 @@ struct Rig {
     completed: Vec<(u64, Result<BlockReply, BlockError>)>,
     views_wanted: usize,
     stacks_wanted: usize,
+    holds: usize,
     wake: Option<Tick>,
     fenced: bool,
 }
@@ -120,6 +122,7 @@ impl Rig {
             completed: Vec::new(),
             views_wanted: 0,
             stacks_wanted: 0,
+            holds: 0,
             wake: None,
             fenced: false,
         }
@@ -156,6 +159,7 @@ impl Rig {
                 ClientAction::Complete(tag, result) => self.completed.push((tag, result)),
                 ClientAction::WantView => self.views_wanted += 1,
                 ClientAction::WantStack => self.stacks_wanted += 1,
+                ClientAction::Held => self.holds += 1,
                 ClientAction::WakeAt(at) => self.wake = Some(at),
                 ClientAction::Fenced => self.fenced = true,
             }

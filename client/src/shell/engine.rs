@@ -30,6 +30,15 @@ pub(super) enum Command {
     Submit(BlockRequest, Arc<dyn Completions>),
     View(Arc<ClusterView>),
     Resized(u64),
+    /// Holds off what reaches behind this byte; answered when nothing of it is under way. Dropped without an answer when the session ends.
+    Hold {
+        end: u64,
+        held: oneshot::Sender<()>,
+    },
+    /// Of who holds off the others.
+    SubmitBehind(BlockRequest, Arc<dyn Completions>),
+    /// Ends the hold; the volume has this many bytes.
+    Release(u64),
     /// What the volume stands on has answered.
     BaseRead {
         key: u64,
@@ -63,6 +72,8 @@ pub(super) struct Engine {
     /// The question for the present stack, while it is under way.
     asked: Option<JoinHandle<Option<ClientEvent>>>,
     closing: Option<(Instant, oneshot::Sender<SessionProgress>)>,
+    /// Who waits for a hold.
+    holding: Option<oneshot::Sender<()>>,
     /// Nobody can submit any more.
     abandoned: bool,
 }
@@ -94,6 +105,7 @@ impl Engine {
             armed: false,
             asked: None,
             closing: None,
+            holding: None,
             abandoned: false,
         }
     }
@@ -164,8 +176,25 @@ impl Engine {
                 request.tag = self.waiting.put(request.tag, completions);
                 self.step(ClientEvent::Submit(request));
             }
+            Command::SubmitBehind(request, completions) if self.closing.is_some() => {
+                completions.complete(request.tag, Err(BlockError::ShuttingDown));
+            }
+            Command::SubmitBehind(mut request, completions) => {
+                request.tag = self.waiting.put(request.tag, completions);
+                self.step(ClientEvent::SubmitBehind(request));
+            }
+            // Who asks hears that there is nothing to hold.
+            Command::Hold { .. } if self.core.is_fenced() => {}
+            Command::Hold { end, held } => {
+                self.holding = Some(held);
+                self.step(ClientEvent::Hold(end));
+            }
+            Command::Release(size) => {
+                self.holding = None;
+                self.step(ClientEvent::Release(size));
+            }
             Command::View(view) => self.step(ClientEvent::View(view)),
-            // Who told of a smaller size last was late: volumes only grow.
+            // Who told of a smaller size last was late: without a hold volumes only grow.
             Command::Resized(size) if size <= self.core.size() => {}
             Command::Resized(size) => self.step(ClientEvent::Resized(size)),
             Command::BaseRead { key, result } => self.step(ClientEvent::BaseRead { key, result }),
@@ -325,6 +354,8 @@ impl Engine {
             ClientAction::Complete(key, result) => self.waiting.complete(key, result),
             ClientAction::WantView => self.cluster.want_view(),
             ClientAction::WantStack => self.ask_for_stack(),
+            // Who asked may have gone.
+            ClientAction::Held => _ = self.holding.take().map(|held| held.send(())),
             ClientAction::WakeAt(at) => {
                 self.wake_at = Some(at);
                 self.arm();
@@ -333,6 +364,7 @@ impl Engine {
                 tracing::warn!(volume = %self.shared.name, "fenced: the attachment was taken over, or the volume deleted");
                 self.shared.fenced.store(true, Ordering::Release);
                 self.connections.clear();
+                self.holding = None;
             }
         }
     }
@@ -351,7 +383,7 @@ impl Engine {
     fn refuse_the_rest(&mut self) {
         self.commands.close();
         while let Ok(command) = self.commands.try_recv() {
-            if let Command::Submit(request, completions) = command {
+            if let Command::Submit(request, completions) | Command::SubmitBehind(request, completions) = command {
                 completions.complete(request.tag, Err(BlockError::ShuttingDown));
             }
         }

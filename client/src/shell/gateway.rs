@@ -112,7 +112,7 @@ impl Gateway {
     /// Works on jobs of the cluster, until it is dropped.
     pub async fn work(&self) {
         let Inner { cluster, holder, options, .. } = &*self.inner;
-        Worker::new(cluster.clone(), holder.clone(), options.limits).run(options.jobs_max).await;
+        Worker::new(cluster.clone(), holder.clone(), self.clone(), options.limits).run(options.jobs_max).await;
     }
 
     pub fn cluster(&self) -> &Cluster {
@@ -147,9 +147,10 @@ impl Gateway {
             return None;
         }
         let Inner { cluster, holder, options, .. } = &*self.inner;
+        let asked = volume.size_mark();
         let grant = request_grant(cluster, name, holder, options.renew_patience);
         match tokio::time::timeout(options.renew_patience, grant).await {
-            Ok(Ok(grant)) if grant.session == volume.session() => volume.resize(grant.size),
+            Ok(Ok(grant)) if grant.session == volume.session() => volume.resize(grant.size, asked),
             Ok(Err(OpenError::Control { .. })) | Err(_) => {}
             Ok(Ok(_) | Err(_)) => return None,
         }
@@ -170,12 +171,13 @@ impl Gateway {
         }
         let open = slot.lock().volume.clone();
         let Inner { cluster, holder, options, .. } = &*self.inner;
+        let asked = open.as_ref().map(|volume| volume.size_mark());
         let grant = match (request_grant(cluster, &name, holder, options.open_patience).await, open) {
             (Ok(grant), Some(volume)) if volume.session() == grant.session => {
                 if volume.is_fenced() {
                     return Err(OpenError::Fenced { name });
                 }
-                volume.resize(grant.size);
+                asked.into_iter().for_each(|asked| volume.resize(grant.size, asked));
                 return Ok(self.share(slot, volume));
             }
             (Ok(grant), _) => grant,
@@ -281,6 +283,10 @@ pub struct OpenVolume {
 }
 
 impl OpenVolume {
+    pub(super) fn volume(&self) -> &Arc<Volume> {
+        &self.volume
+    }
+
     pub fn name(&self) -> &DiskName {
         self.volume.name()
     }

@@ -9,6 +9,7 @@ mod engine;
 mod gateway;
 mod observer;
 mod presence;
+mod shrink;
 mod volume;
 mod worker;
 
@@ -16,4 +17,4 @@ pub use cluster::Cluster;
 pub use control::{Control, ControlFuture};
 pub use gateway::{Gateway, GatewayOptions, OpenVolume};
 pub use observer::{DiskId, DiskState, Observer};
-pub use volume::{OpenError, Volume};
+pub use volume::{OpenError, SizeMark, Volume};

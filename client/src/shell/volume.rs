@@ -13,8 +13,8 @@ use ashlar_types::{
 };
 use ashlar_wire_control::ControlClientError;
 use std::hash::{BuildHasher, Hasher, RandomState};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
@@ -92,7 +92,21 @@ pub(super) enum GrantedBy {
 pub struct Volume {
     shared: Arc<Shared>,
     commands: mpsc::UnboundedSender<Command>,
+    holds: Mutex<Holds>,
+    /// One shrink after the other.
+    shrinking: tokio::sync::Mutex<()>,
 }
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Holds {
+    /// How often it was held, or let go.
+    changes: u64,
+    is_held: bool,
+}
+
+/// When somebody began to ask how large a volume is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SizeMark(u64);
 
 impl Volume {
     /// Opens what is attached to `gateway`. `boot` is of this process; the same one may open a volume a second time only
@@ -163,7 +177,8 @@ impl Volume {
         let core = VolumeClient::resume(grant, limits, progress);
         let engine = Engine::new(core, shared.clone(), cluster.clone(), base, (commands.downgrade(), receiver));
         tokio::spawn(engine.run());
-        Arc::new(Volume { shared, commands })
+        let (holds, shrinking) = (Mutex::default(), tokio::sync::Mutex::new(()));
+        Arc::new(Volume { shared, commands, holds, shrinking })
     }
 
     pub fn name(&self) -> &DiskName {
@@ -184,15 +199,62 @@ impl Volume {
         StackState::from_bits(self.shared.stack.load(Ordering::Acquire))
     }
 
-    /// The volume was extended. A size that is smaller is older: within a session volumes only grow, since who reverts one ends its sessions.
-    pub fn resize(&self, size: u64) {
+    pub fn size_mark(&self) -> SizeMark {
+        SizeMark(self.holds().changes)
+    }
+
+    fn holds(&self) -> MutexGuard<'_, Holds> {
+        self.holds.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The volume was extended, as was said to somebody who asked at `asked`. A size that is smaller is older: within a session volumes only grow, since
+    /// who reverts one ends its sessions; but for those that are shrunk here, and what was asked before that is over says nothing any more.
+    pub fn resize(&self, size: u64, asked: SizeMark) {
+        let holds = self.holds();
+        if holds.changes != asked.0 {
+            return;
+        }
         if size > self.shared.size.load(Ordering::Acquire) {
             // First, so that it stands in the queue before any request of who has seen the new size. Fails when the engine has
             // ended, and then nothing is served at any size.
             let _ = self.commands.send(Command::Resized(size));
             // At once, so that who opens now sees it.
             self.shared.size.fetch_max(size, Ordering::AcqRel);
+        } else if holds.is_held {
+            // It was asked for since the hold began, so it is what has come of that: who opens now sees it.
+            self.shared.size.store(size, Ordering::Release);
         }
+    }
+
+    /// Whoever shrinks it waits for his turn.
+    pub(super) async fn shrinking(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.shrinking.lock().await
+    }
+
+    /// Holds off what reaches behind this byte. Resolves when nothing of it is under way; never answered by a session that ends.
+    pub(super) fn hold(&self, end: u64) -> oneshot::Receiver<()> {
+        let (held, answer) = oneshot::channel();
+        let mut holds = self.holds();
+        *holds = Holds { changes: holds.changes + 1, is_held: true };
+        // Fails when the engine has ended: then the answer does, too.
+        let _ = self.commands.send(Command::Hold { end, held });
+        answer
+    }
+
+    /// Of who holds off the others.
+    pub(super) fn submit_behind(&self, request: BlockRequest, completions: &Arc<dyn Completions>) {
+        let tag = request.tag;
+        if self.commands.send(Command::SubmitBehind(request, completions.clone())).is_err() {
+            completions.complete(tag, Err(BlockError::ShuttingDown));
+        }
+    }
+
+    /// Ends the hold. `size` was asked for after all that might change it.
+    pub(super) fn release(&self, size: u64) {
+        let mut holds = self.holds();
+        *holds = Holds { changes: holds.changes + 1, is_held: false };
+        let _ = self.commands.send(Command::Release(size));
+        self.shared.size.store(size, Ordering::Release);
     }
 
     /// Takes nothing more, waits for requests under way until `patience` is over, and fails the others. Gives how far the session

@@ -3,6 +3,8 @@
 
 use super::base::Bases;
 use super::cluster::{Cluster, wrong_answer};
+use super::gateway::Gateway;
+use super::shrink::Shrinking;
 use super::volume::{GrantedBy, Holder, Volume};
 use crate::core::{ClientLimits, FillAction, FillKind, Filler, SessionProgress};
 use ashlar_types::control::{ControlError, ControlReply, ControlRequest};
@@ -19,9 +21,9 @@ use tokio::time::Instant;
 /// How often a process asks for a job while it has time for one.
 const TAKE_PAUSE: Duration = Duration::from_secs(2);
 /// How often a worker tells how far it is: many times before it is taken for gone.
-const TELL_PAUSE: Duration = Duration::from_secs(1);
+pub(super) const TELL_PAUSE: Duration = Duration::from_secs(1);
 /// Between two tries of what is refused for the moment.
-const AGAIN_PAUSE: Duration = Duration::from_millis(200);
+pub(super) const AGAIN_PAUSE: Duration = Duration::from_millis(200);
 const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
 /// After which time a worker that is granted nothing leaves its place to others.
 const GRANT_PATIENCE: Duration = Duration::from_secs(2);
@@ -37,11 +39,13 @@ pub(super) struct Worker {
     cluster: Cluster,
     bases: Arc<Bases>,
     holder: Holder,
+    /// Which has the volumes that are shrunk.
+    gateway: Gateway,
     limits: ClientLimits,
 }
 
 /// The job is somebody else's, or nobody's.
-struct Lost;
+pub(super) struct Lost;
 
 /// How many jobs a process may have. One that cannot go on, since it is granted nothing or is in trouble, takes no place: else a few of them would keep
 /// all others waiting.
@@ -91,9 +95,9 @@ impl Drop for Place {
 }
 
 impl Worker {
-    pub(super) fn new(cluster: Cluster, holder: Holder, limits: ClientLimits) -> Worker {
+    pub(super) fn new(cluster: Cluster, holder: Holder, gateway: Gateway, limits: ClientLimits) -> Worker {
         let bases = Arc::new(Bases::new(cluster.clone(), limits, CACHE_BYTES));
-        Worker { cluster, bases, holder, limits }
+        Worker { cluster, bases, holder, gateway, limits }
     }
 
     /// Takes no more jobs while it works on so many, until it is dropped.
@@ -102,7 +106,7 @@ impl Worker {
         let (mut jobs, places) = (JoinSet::new(), Places::new(jobs_max));
         loop {
             while jobs.try_join_next().is_some() {}
-            let taken = if places.has_room(jobs.len()) { worker.take().await } else { None };
+            let taken = worker.take(!places.has_room(jobs.len())).await;
             let Some((job, session)) = taken else {
                 tokio::time::sleep(TAKE_PAUSE).await;
                 continue;
@@ -117,9 +121,10 @@ impl Worker {
         }
     }
 
-    async fn take(&self) -> Option<(JobId, SessionId)> {
+    /// Volumes that this gateway has attached nobody else can shrink: for them there is always time.
+    async fn take(&self, shrinks_only: bool) -> Option<(JobId, SessionId)> {
         let Holder { gateway, boot } = self.holder.clone();
-        match self.cluster.control().request(ControlRequest::JobTake { gateway, boot }).await {
+        match self.cluster.control().request(ControlRequest::JobTake { gateway, boot, shrinks_only }).await {
             Ok(ControlReply::JobTaken(taken)) => taken,
             Ok(_) => None,
             Err(error) => {
@@ -135,6 +140,11 @@ impl Worker {
         let kind = match info.kind {
             JobKind::Flatten => FillKind::Base { own_layers: u32::try_from(grant.layers.len()).unwrap_or(u32::MAX) },
             JobKind::Zero => FillKind::Zeroes,
+            JobKind::Shrink(shrink) => {
+                // It takes no place, and seldom long.
+                place.set_stuck(true);
+                return Shrinking::new(&self.cluster, &self.gateway, job, shrink).run(&info.volume_name).await;
+            }
         };
         let (filler, pool) = (Filler::new(kind, info.position, grant.size, info.rate), grant.pool);
         let base = loop {
@@ -219,7 +229,7 @@ async fn tell(
 }
 
 /// Printable, and not too long to be kept; cut between words where that is possible.
-fn cut(text: &str) -> String {
+pub(super) fn cut(text: &str) -> String {
     let text: String = text.chars().filter(|c| !c.is_control()).collect();
     if text.len() <= TROUBLE_BYTES_MAX {
         return text;
@@ -231,7 +241,7 @@ fn cut(text: &str) -> String {
     format!("{head}…")
 }
 
-type Done = (u64, Result<BlockReply, BlockError>);
+pub(super) type Done = (u64, Result<BlockReply, BlockError>);
 
 /// A [`Filler`] at work on a disk.
 struct Filling<'a> {
@@ -247,7 +257,7 @@ struct Filling<'a> {
     wake_at: Option<Instant>,
 }
 
-struct ToChannel(mpsc::UnboundedSender<Done>);
+pub(super) struct ToChannel(pub(super) mpsc::UnboundedSender<Done>);
 
 impl Completions for ToChannel {
     fn complete(&self, tag: u64, result: Result<BlockReply, BlockError>) {

@@ -2,11 +2,12 @@
 
 use ashlar_client::{Control, shell::ControlFuture};
 use ashlar_types::control::{AttachGrant, ControlError, ControlReply, ControlRequest};
+use ashlar_types::job::{JobInfo, JobKind, JobState, JobWork, Shrink};
 use ashlar_types::view::{ClusterView, OsdInfo, PgConfig, PoolInfo};
 use ashlar_types::{
     AttachmentId, BLOCK_BYTES, BlockDevice, BlockError, BlockIndex, BlockOp, BlockRange, BlockReply, BlockRequest,
-    BootId, ChunkIndex, ClusterId, Completions, Crc, DiskName, Epoch, Generation, LayerId, Name, OpNumber, OsdId, PgId,
-    PoolId, Revision, SessionId, StackRevision, VolumeId,
+    BootId, ChunkIndex, ClusterId, Completions, Crc, DiskName, Epoch, Generation, JobId, LayerId, Name, OpNumber,
+    OsdId, PgId, PoolId, Revision, SessionId, StackRevision, VolumeId,
 };
 use ashlar_wire::{
     Decoder, HelloReply, HelloStatus, IoKind, IoReply, IoRequest, IoStatus, LayerRun, LayersReply, Message, OverReply,
@@ -56,6 +57,67 @@ struct MdsState {
     grants: VecDeque<Result<AttachGrant, ControlError>>,
     /// What clones stand on.
     bases: BTreeMap<VolumeId, AttachGrant>,
+    shrink: Option<FakeShrink>,
+}
+
+/// A job, and what became of it.
+#[derive(Clone, Debug)]
+pub struct FakeShrink {
+    pub size: u64,
+    pub force: bool,
+    /// It was given up.
+    pub is_gone: bool,
+    /// Who says how it ended is heard, and told that it is over already.
+    pub loses_answer: bool,
+    pub is_taken: bool,
+    pub ended: Option<(SessionId, Option<String>)>,
+}
+
+impl FakeShrink {
+    pub fn to(size: u64, force: bool) -> FakeShrink {
+        FakeShrink { size, force, is_gone: false, loses_answer: false, is_taken: false, ended: None }
+    }
+
+    fn info(&self) -> JobInfo {
+        let (attachment, session) = (AttachmentId(5), SessionId(99));
+        let shrink = Shrink { size: self.size, force: self.force, attachment, session, failed: false };
+        JobInfo {
+            id: JobId(1),
+            kind: JobKind::Shrink(shrink),
+            volume: VolumeId(3),
+            volume_name: Name::new("disk").expect("a good name"),
+            state: JobState::Running,
+            position: 0,
+            total: 1,
+            filled: 0,
+            rate: None,
+            gateway: None,
+            trouble: None,
+            paused: false,
+            waits_for: None,
+        }
+    }
+
+    fn answer(&mut self, request: &ControlRequest) -> Option<Result<ControlReply, ControlError>> {
+        let gone = || Err(ControlError::NotFound { what: "worker".to_owned(), name: "job.1".to_owned() });
+        Some(match request {
+            ControlRequest::JobTake { .. } if std::mem::replace(&mut self.is_taken, true) => {
+                Ok(ControlReply::JobTaken(None))
+            }
+            ControlRequest::JobTake { .. } => Ok(ControlReply::JobTaken(Some((JobId(1), SessionId(99))))),
+            ControlRequest::JobGrant { .. } => {
+                Ok(ControlReply::JobWork(Box::new(JobWork { job: self.info(), grant: grant(99, 1) })))
+            }
+            ControlRequest::JobProgress { .. } if self.is_gone => gone(),
+            ControlRequest::JobProgress { .. } => Ok(ControlReply::Job(Box::new(self.info()))),
+            ControlRequest::ShrinkEnd { .. } if self.is_gone => gone(),
+            ControlRequest::ShrinkEnd { disk, refusal, .. } => {
+                self.ended = Some((*disk, refusal.clone()));
+                if self.loses_answer { gone() } else { Ok(ControlReply::Done { revision: Revision(1) }) }
+            }
+            _ => return None,
+        })
+    }
 }
 
 #[derive(Default)]
@@ -104,6 +166,18 @@ impl FakeMds {
         u32::try_from(self.state.lock().expect("no panic").view.revision.0).expect("few")
     }
 
+    pub fn will_shrink(&self, shrink: FakeShrink) {
+        self.state.lock().expect("no panic").shrink = Some(shrink);
+    }
+
+    pub fn change_shrink(&self, change: impl FnOnce(&mut FakeShrink)) {
+        change(self.state.lock().expect("no panic").shrink.as_mut().expect("there is one"));
+    }
+
+    pub fn shrink(&self) -> FakeShrink {
+        self.state.lock().expect("no panic").shrink.clone().expect("there is one")
+    }
+
     pub fn will_grant(&self, answers: impl IntoIterator<Item = Result<AttachGrant, ControlError>>) {
         self.state.lock().expect("no panic").grants = answers.into_iter().collect();
     }
@@ -124,6 +198,14 @@ impl FakeMds {
 
     fn answer(&self, request: &ControlRequest) -> Result<ControlReply, ControlError> {
         let mut state = self.state.lock().expect("no panic");
+        let size = state.shrink.as_ref().map(|shrink| shrink.size);
+        if let Some(answer) = state.shrink.as_mut().and_then(|shrink| shrink.answer(request)) {
+            let is_done = state.shrink.as_ref().is_some_and(|shrink| matches!(shrink.ended, Some((_, None))));
+            if let Some(size) = size.filter(|_| is_done) {
+                state.grants = VecDeque::from([Ok(grant(11, size))]);
+            }
+            return answer;
+        }
         match request {
             ControlRequest::ViewSince { .. } => Ok(ControlReply::View(Box::new(state.view.clone()))),
             ControlRequest::OpenAttachment { .. } => {
@@ -136,6 +218,9 @@ impl FakeMds {
             ControlRequest::BaseGrant { volume, .. } => {
                 let gone = || ControlError::NotFound { what: "base".to_owned(), name: volume.to_string() };
                 state.bases.get(volume).cloned().map(ControlReply::Opened).ok_or_else(gone)
+            }
+            ControlRequest::SessionGrant { .. } => {
+                state.grants.front().cloned().expect("a grant was prepared").map(ControlReply::Opened)
             }
             ControlRequest::AttachmentList { .. } => Ok(ControlReply::Attachments(Vec::new())),
             other => panic!("the library doesn't ask {other:?}"),

@@ -2,6 +2,7 @@
 
 mod chain;
 mod fake;
+mod shrinks;
 
 use ashlar_client::{Cluster, Gateway, GatewayOptions, OpenError, Volume};
 use ashlar_types::control::ControlError;
@@ -287,7 +288,7 @@ async fn who_sees_a_new_size_can_use_it() {
     let volume = setup.volume().await;
     let grower = {
         let volume = volume.clone();
-        std::thread::spawn(move || (1..=STEPS).for_each(|step| volume.resize(MIB + step * 512)))
+        std::thread::spawn(move || (1..=STEPS).for_each(|step| volume.resize(MIB + step * 512, volume.size_mark())))
     };
     let caller = Caller::new(volume.clone());
     let (mut seen, mut answers) = (MIB, Vec::new());
@@ -304,7 +305,7 @@ async fn who_sees_a_new_size_can_use_it() {
         assert!(matches!(answer, Ok(BlockReply::Done)), "{answer:?}");
     }
     grower.join().expect("it does not panic");
-    volume.resize(MIB);
+    volume.resize(MIB, volume.size_mark());
     assert_eq!(volume.info().size, seen, "news of a smaller size is old");
     assert!(matches!(caller.run(BlockOp::Read { offset: seen - 512, len: 512 }).await, Ok(BlockReply::Data(_))));
 }

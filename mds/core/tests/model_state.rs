@@ -8,6 +8,7 @@ use ashlar_types::control::{
     AttachGrant, AttachMode, ControlError, ControlReply, ControlRequest, DiskMode, OverCommit, PgChange, Provision,
     SnapshotGroupInfo, VolumeInfo,
 };
+use ashlar_types::job::JobKind;
 use ashlar_types::scrub::{ScrubReport, ScrubTarget};
 use ashlar_types::view::{ClusterView, Floor};
 use ashlar_types::wipe::WipeReport;
@@ -101,7 +102,12 @@ fn use_of_one(d: &mut Digits, view: &ClusterView) -> ControlRequest {
     use ControlRequest as R;
     let name = || Name::new("a").expect("a good name");
     let attach = |gateway, mode| R::Attach { name: name().into(), gateway, mode, read_only: false };
-    match d.next(10) {
+    match d.next(13) {
+        10 | 11 => R::ShrinkStart { name: name(), size: d.size(), force: d.next(2) == 0 },
+        12 => {
+            let (job, session, disk) = (JobId(1 + d.next(3)), SessionId(1 + d.next(6)), SessionId(1 + d.next(6)));
+            R::ShrinkEnd { job, session, disk, refusal: (d.next(4) == 0).then(|| "data".to_owned()) }
+        }
         0 => R::VolumeSetMode { names: vec![name()], mode: DiskMode::IndependentNonpersistent },
         1 => attach(d.gateway(), AttachMode::Exclusive),
         2 => attach(d.gateway(), AttachMode::Force),
@@ -148,7 +154,12 @@ fn command(number: u64, view: &ClusterView) -> Command {
         54..60 => {
             // Sessions are given out to all, one after the other.
             let (job, session) = (JobId(1 + d.next(6)), SessionId(1 + d.next(12)));
-            match d.next(6) {
+            match d.next(9) {
+                6 | 7 => R::ShrinkStart { name: d.name(), size: d.size(), force: d.next(2) == 0 },
+                8 => {
+                    let (disk, is_refused) = (SessionId(1 + d.next(12)), d.next(3) == 0);
+                    R::ShrinkEnd { job, session, disk, refusal: is_refused.then(|| "data".to_owned()) }
+                }
                 0 => R::JobDone { job, session },
                 1 => R::JobProgress { job, session, position: d.size(), filled: d.size(), trouble: None },
                 2 | 3 => R::JobGrant { job, session },
@@ -500,7 +511,10 @@ proptest! {
             if let Ok(ControlReply::SnapshotGroup(group)) = &result {
                 world.on_group(group, &state);
             }
-            if let Ok(ControlReply::JobWork(work)) = &result {
+            // Who shrinks a volume works with the attachment of its clients.
+            if let Ok(ControlReply::JobWork(work)) = &result
+                && !matches!(work.job.kind, JobKind::Shrink(_))
+            {
                 world.on_work(work.grant.clone(), &watcher);
             }
             if let Ok(ControlReply::Opened(grant)) = result {

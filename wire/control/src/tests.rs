@@ -136,6 +136,9 @@ fn snapshot(state: SnapshotState) -> SnapshotInfo {
     }
 }
 
+const SHRINK: Shrink =
+    Shrink { size: 512, force: true, attachment: AttachmentId(7), session: SessionId(8), failed: false };
+
 fn job(kind: JobKind, state: JobState) -> JobInfo {
     let is_running = state == JobState::Running;
     JobInfo {
@@ -320,11 +323,16 @@ fn requests_come_back_the_same() {
         R::JobSet { job: JobId(1), rate: None, paused: true },
         R::JobSet { job: JobId(u64::MAX), rate: Some(5), paused: false },
         R::JobCancel { job: JobId(2) },
-        R::JobTake { gateway: "g".into(), boot: BootId(3) },
+        R::JobTake { gateway: "g".into(), boot: BootId(3), shrinks_only: false },
         R::JobGrant { job: JobId(2), session: SessionId(4) },
         R::JobProgress { job: JobId(2), session: SessionId(4), position: 5, filled: 6, trouble: None },
         R::JobProgress { job: JobId(2), session: SessionId(4), position: 5, filled: 6, trouble: Some("full".into()) },
         R::JobDone { job: JobId(2), session: SessionId(4) },
+        R::JobTake { gateway: "g".into(), boot: BootId(3), shrinks_only: true },
+        R::ShrinkStart { name: name("v"), size: 512, force: true },
+        R::ShrinkStart { name: name("v"), size: u64::MAX, force: false },
+        R::ShrinkEnd { job: JobId(2), session: SessionId(4), disk: SessionId(5), refusal: None },
+        R::ShrinkEnd { job: JobId(2), session: SessionId(4), disk: SessionId(0), refusal: Some("data".into()) },
         R::SpaceUse { volume: None },
         R::SpaceUse { volume: Some(name("v")) },
         R::SnapshotCreate { volume: name("v"), name: name("s"), taken_at: 1, thin: true },
@@ -405,6 +413,8 @@ fn answers_come_back_the_same() {
         Ok(R::Snapshots(vec![snapshot(SnapshotState::Available)])),
         Ok(R::SnapshotGroup(group(SnapshotState::Creating))),
         Ok(R::Job(Box::new(job(JobKind::Zero, JobState::Waiting)))),
+        Ok(R::Job(Box::new(job(JobKind::Shrink(SHRINK), JobState::Running)))),
+        Ok(R::Job(Box::new(job(JobKind::Shrink(Shrink { failed: true, ..SHRINK }), JobState::Failed)))),
         Ok(R::Jobs(vec![job(JobKind::Flatten, JobState::Paused), job(JobKind::Flatten, JobState::Ending)])),
         Ok(R::JobTaken(None)),
         Ok(R::JobTaken(Some((JobId(1), SessionId(2))))),

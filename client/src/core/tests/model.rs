@@ -1,6 +1,8 @@
 //! Random requests through a cluster that misbehaves, against a plain array. Overlapping requests take effect in the order
 //! of submission (V3), so what a read must give is known when it is submitted.
 
+mod shrinks;
+
 use super::fake::{FakeCluster, Random};
 use super::*;
 use ashlar_types::control::BaseLayer;
@@ -19,7 +21,13 @@ enum Expected {
     Done,
     Written,
     Data(Vec<u8>),
-    Extents { len: u64 },
+    Extents {
+        len: u64,
+    },
+    /// It reaches behind the end.
+    Refused,
+    /// Of who shrinks the disk.
+    Shrinks,
 }
 
 struct Run {
@@ -40,6 +48,9 @@ struct Run {
     fills: bool,
     /// Numbers whose answer the client has.
     answered: BTreeSet<OpNumber>,
+    /// What requests may reach.
+    end: u64,
+    answer_of_shrink: Option<Result<BlockReply, BlockError>>,
 }
 
 impl Run {
@@ -72,6 +83,8 @@ impl Run {
             expected: BTreeMap::new(),
             next_tag: 0,
             answered: BTreeSet::new(),
+            end: SIZE,
+            answer_of_shrink: None,
         }
     }
 
@@ -131,6 +144,8 @@ impl Run {
         match (self.expected.remove(&tag).expect("V1: one completion each"), result) {
             (Expected::Done, Ok(BlockReply::Done | BlockReply::Filled { .. })) => {}
             (Expected::Written, Err(BlockError::Written)) => {}
+            (Expected::Refused, Err(BlockError::OutOfRange)) => {}
+            (Expected::Shrinks, result) => self.answer_of_shrink = Some(result),
             (Expected::Data(expected), Ok(BlockReply::Data(pieces))) => {
                 assert!(pieces.concat() == expected, "V3: request {tag} read something else");
             }
@@ -151,6 +166,9 @@ impl Run {
         let start = self.random.below(SPAN / unit) * unit;
         let len = ((1 + self.random.below(24)) * unit).min(SPAN - start);
         let offset = BASE + start;
+        if offset + len > self.end {
+            return self.submit_outside(tag, offset, len);
+        }
         let here = start as usize..(start + len) as usize;
         let (op, expected) = match self.random.below(11) {
             // What a flatten fills isn't known when it is submitted.
@@ -288,7 +306,7 @@ impl Run {
 
     fn tell_stack(&mut self) {
         let revision = self.cluster.stack;
-        let layers = (0..u64::from(revision.0)).map(|below| LayerId(1000 - below)).collect();
+        let layers = (0..u64::from(revision.0)).map(|below| LayerId(1_000_000 - below)).collect();
         let base = self.rig_base;
         self.step(ClientEvent::Stack { revision, layers, base });
     }
@@ -303,12 +321,16 @@ impl Run {
         }
     }
 
-    /// Without faults, everything ends.
-    fn finish(&mut self) {
+    fn calm(&mut self) {
         self.cluster.faults = false;
         self.cluster.reconfigure(Some(1));
         let view = Arc::new(self.cluster.view());
         self.step(ClientEvent::View(view));
+    }
+
+    /// Without faults, everything ends.
+    fn finish(&mut self) {
+        self.calm();
         for _ in 0..200_000 {
             if self.expected.is_empty() {
                 break;

@@ -240,6 +240,7 @@ impl MetadataNode {
             self.watch_workers();
             let mut commands = self.detector.check(&self.state, self.config.tick, &self.config);
             commands.extend(self.detector.rebalance(&self.state, &self.config));
+            commands.extend(self.silent_shrinks());
             for command in commands {
                 self.propose_own(command);
             }

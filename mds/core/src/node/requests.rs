@@ -97,7 +97,9 @@ impl MetadataNode {
         let request = self.stamped(request);
         let deadline = now + self.config.request_timeout;
         match request {
-            ControlRequest::JobTake { gateway, boot } => return self.on_job_take(id, gateway, boot, deadline, actions),
+            ControlRequest::JobTake { gateway, boot, shrinks_only } => {
+                return self.on_job_take(id, (gateway, boot), shrinks_only, deadline, actions);
+            }
             ControlRequest::BinPurgeExpired { volume, secure } => {
                 return self.on_purge_expired(id, volume, secure, deadline, actions);
             }

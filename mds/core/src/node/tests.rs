@@ -3,7 +3,7 @@
 use super::*;
 use crate::state::Command;
 use ashlar_types::ClusterId;
-use ashlar_types::control::Provision;
+use ashlar_types::control::{AttachMode, Provision};
 use ashlar_types::job::JobState;
 use std::collections::BTreeMap;
 
@@ -243,7 +243,7 @@ fn a_job_whose_worker_is_silent_is_told_as_waiting() {
     // What OSDs have told is no matter here: the state alone makes it eager.
     node.propose_own(Command::Request(set));
     give(&mut node, NodeEvent::Timer);
-    let take = ControlRequest::JobTake { gateway: "g".into(), boot: BootId(5) };
+    let take = ControlRequest::JobTake { gateway: "g".into(), boot: BootId(5), shrinks_only: false };
     give(&mut node, NodeEvent::Request { id: 201, request: take });
     let jobs = |node: &MetadataNode| match node.state().query(&ControlRequest::JobList) {
         Some(Ok(ControlReply::Jobs(jobs))) => node.with_silent_workers(jobs),
@@ -296,4 +296,43 @@ fn what_all_have_passed_is_one_entry_and_one_change_of_the_view() {
     assert_eq!(node.state().barrier_waits_for(second.id), Some(&second.pgs[..1]), "it is told of who is late");
     give(&mut node, tell(second.id, &second.pgs[..1]));
     assert_eq!(node.state().barrier_waits_for(second.id), None);
+}
+
+fn a_shrink_is_offered_to_the_gateway_with_the_volume_and_fails_when_that_is_silent() {
+    let (mut node, mut give) = alone_with_a_bin("00:00-24:00");
+    let name = || ashlar_types::Name::new("s").expect("a good name");
+    let (gateway, mode, read_only) = ("g".to_owned(), AttachMode::Exclusive, false);
+    let requests = [
+        ControlRequest::VolumeCreate { name: name(), size: 1 << 20, pool: None, provision: Provision::Thin },
+        ControlRequest::Attach { name: name().into(), gateway, mode, read_only },
+        ControlRequest::ShrinkStart { name: name(), size: 512, force: false },
+    ];
+    for (id, request) in (200..).zip(requests) {
+        give(&mut node, NodeEvent::Request { id, request });
+    }
+    let job = |node: &MetadataNode| match node.state().query(&ControlRequest::JobList) {
+        Some(Ok(ControlReply::Jobs(mut jobs))) => jobs.remove(0),
+        other => panic!("{other:?}"),
+    };
+    let take = |gateway: &str| ControlRequest::JobTake { gateway: gateway.into(), boot: BootId(5), shrinks_only: true };
+    give(&mut node, NodeEvent::Request { id: 210, request: take("h") });
+    assert_eq!(job(&node).gateway, None);
+    give(&mut node, NodeEvent::Request { id: 211, request: take("g") });
+    assert_eq!((job(&node).gateway.as_deref(), job(&node).state), (Some("g"), JobState::Running));
+    let session = node.state().shrinks().next().expect("it is under way").1;
+    let patience = node.config.worker_silence_max.as_micros() / node.config.tick.as_micros();
+    let mut rest = |node: &mut MetadataNode, ticks: u64| {
+        for _ in 0..ticks {
+            node.next_tick = Some(Tick(0));
+            give(node, NodeEvent::Timer);
+        }
+    };
+    rest(&mut node, patience - 1);
+    node.on_worker_heard(session);
+    rest(&mut node, patience - 1);
+    assert_eq!(job(&node).state, JobState::Running, "it was heard of in between");
+    rest(&mut node, 2);
+    let told = job(&node);
+    assert_eq!((told.state, told.gateway), (JobState::Failed, None));
+    assert!(told.trouble.is_some_and(|why| why.contains("not heard of for 10 s")));
 }

@@ -3,7 +3,7 @@
 
 use super::{MetadataNode, NodeAction};
 use crate::state::{Command, NO_GATEWAY};
-use ashlar_types::control::ControlReply;
+use ashlar_types::control::{ControlReply, ControlRequest};
 use ashlar_types::job::{JobInfo, JobState};
 use ashlar_types::{BootId, JobId, SessionId, Tick};
 use std::collections::BTreeSet;
@@ -15,8 +15,25 @@ impl MetadataNode {
 
     /// So that the time of a worker runs, whether or not anybody asks for its job.
     pub(super) fn watch_workers(&mut self) {
-        let workers: Vec<SessionId> = self.state.jobs_to_take().filter_map(|(_, worker)| worker).collect();
+        let shrinks = self.state.shrinks().map(|(_, worker)| worker);
+        let workers: Vec<SessionId> =
+            self.state.jobs_to_take().filter_map(|(_, worker)| worker).chain(shrinks).collect();
         self.detector.forget_workers_but(workers.into_iter());
+    }
+
+    /// Nobody else can shrink a volume that a gateway has; so where nothing is heard of that, the volume keeps its size.
+    pub(super) fn silent_shrinks(&mut self) -> Vec<Command> {
+        let patience = self.config.worker_silence_max;
+        let silent: Vec<_> =
+            self.state.shrinks().filter(|(_, worker)| self.detector.is_worker_silent(*worker, patience)).collect();
+        let end = |(job, session)| {
+            // Not again before that has had its time.
+            self.detector.worker_heard(session);
+            let heard = patience.as_micros() / 1_000_000;
+            let refusal = Some(format!("the volume keeps its size: its gateway was not heard of for {heard} s"));
+            Command::Request(ControlRequest::ShrinkEnd { job, session, disk: SessionId(0), refusal })
+        };
+        silent.into_iter().map(end).collect()
     }
 
     /// Nobody works on a job whose worker is silent, though it stays his until somebody else has time for it; and what he told last is no news.
@@ -35,12 +52,18 @@ impl MetadataNode {
     pub(super) fn on_job_take(
         &mut self,
         id: u64,
-        gateway: String,
-        boot: BootId,
+        (gateway, boot): (String, BootId),
+        shrinks_only: bool,
         deadline: Tick,
         actions: &mut Vec<NodeAction>,
     ) {
         self.watch_workers();
+        if let Some(job) = self.state.shrink_to_take(&gateway, boot) {
+            return self.propose(id, Command::JobTake { job, replaces: None, gateway, boot }, deadline, actions);
+        }
+        if shrinks_only {
+            return self.reply(id, Ok(ControlReply::JobTaken(None)), actions);
+        }
         let jobs: Vec<_> = self.state.jobs_to_take().collect();
         let patience = self.config.worker_silence_max;
         let is_free =

@@ -73,6 +73,7 @@ impl ClusterState {
                 if let Some(present) = present {
                     return self.attach_again(id, present, read_only);
                 }
+                self.check_not_shrinking(volume)?;
             }
             AttachMode::Force => self.take_over(id, present, read_only),
         }
@@ -266,7 +267,7 @@ impl ClusterState {
         }
     }
 
-    fn grant(&self, volume: &VolumeRecord, attachment: &AttachmentRecord) -> AttachGrant {
+    pub(super) fn grant(&self, volume: &VolumeRecord, attachment: &AttachmentRecord) -> AttachGrant {
         let (top, size) = match attachment.snapshot {
             Some(id) => {
                 let snapshot = volume.snapshot_by_id(id);
@@ -304,6 +305,7 @@ impl ClusterState {
     pub(super) fn end_attachments(&mut self, volume: VolumeId, ended: &[AttachmentId]) {
         let record = self.volumes.get_mut(&volume).expect("the caller looked it up");
         let gone: Vec<AttachmentRecord> = ended.iter().filter_map(|id| record.attachments.remove(id)).collect();
+        self.end_shrink_with_attachments(volume);
         if !gone.iter().any(|a| a.opened) {
             return;
         }
@@ -327,6 +329,7 @@ impl ClusterState {
 
     /// Fences the process that holds an attachment, so that another can have it.
     fn next_generation(&mut self, volume: VolumeId, id: AttachmentId) {
+        self.end_shrink_with_process(volume, id);
         let record = self.volumes.get_mut(&volume).expect("the caller looked it up");
         let attachment = record.attachments.get_mut(&id).expect("the caller looked it up");
         attachment.generation = Generation(attachment.generation.0.saturating_add(1));

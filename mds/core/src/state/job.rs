@@ -10,7 +10,7 @@
 use super::volume::VolumeRecord;
 use super::{ClusterState, Outcome, check_text, invalid, not_found};
 use ashlar_types::control::{AttachGrant, BaseLayer, ControlError, ControlReply, Provision};
-use ashlar_types::job::{JobInfo, JobKind, JobState, JobWork};
+use ashlar_types::job::{JobInfo, JobKind, JobState, JobWork, Shrink};
 use ashlar_types::{
     AttachmentId, BLOCK_BYTES, BootId, Generation, JobId, LayerId, Name, SessionId, StackRevision, VolumeId,
 };
@@ -30,20 +30,20 @@ enum End {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Worker {
+pub(super) struct Worker {
     attachment: AttachmentId,
     session: SessionId,
     gateway: String,
-    boot: BootId,
+    pub(super) boot: BootId,
     /// Z2
     active: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct JobRecord {
-    id: JobId,
-    kind: JobKind,
-    volume: VolumeId,
+pub(super) struct JobRecord {
+    pub(super) id: JobId,
+    pub(super) kind: JobKind,
+    pub(super) volume: VolumeId,
     position: u64,
     total: u64,
     /// Bytes: by those who worked on it before, and by the present worker.
@@ -51,8 +51,8 @@ struct JobRecord {
     filled: u64,
     rate: Option<u64>,
     paused: bool,
-    trouble: Option<String>,
-    worker: Option<Worker>,
+    pub(super) trouble: Option<String>,
+    pub(super) worker: Option<Worker>,
     /// Ends when the floor holds that fences its last worker.
     ending: Option<End>,
 }
@@ -72,16 +72,32 @@ impl Default for Jobs {
     }
 }
 
+impl JobRecord {
+    /// Kept only so that people can read of it; another one may take its place.
+    fn has_failed(&self) -> bool {
+        matches!(self.kind, JobKind::Shrink(Shrink { failed: true, .. }))
+    }
+
+    /// A process takes it that has the volume attached, by that attachment.
+    fn is_shrink(&self) -> bool {
+        matches!(self.kind, JobKind::Shrink(_))
+    }
+}
+
 impl Jobs {
-    fn of(&self, volume: VolumeId) -> Option<&JobRecord> {
-        self.all.get(&volume)
+    pub(super) fn of(&self, volume: VolumeId) -> Option<&JobRecord> {
+        self.all.get(&volume).filter(|job| !job.has_failed())
     }
 
-    fn of_mut(&mut self, volume: VolumeId) -> Option<&mut JobRecord> {
-        self.all.get_mut(&volume)
+    pub(super) fn of_mut(&mut self, volume: VolumeId) -> Option<&mut JobRecord> {
+        self.all.get_mut(&volume).filter(|job| !job.has_failed())
     }
 
-    fn get(&self, id: JobId) -> Option<&JobRecord> {
+    pub(super) fn all(&self) -> impl Iterator<Item = &JobRecord> {
+        self.all.values().filter(|job| !job.has_failed())
+    }
+
+    pub(super) fn get(&self, id: JobId) -> Option<&JobRecord> {
         self.all.values().find(|job| job.id == id)
     }
 
@@ -112,7 +128,8 @@ impl ClusterState {
 
     /// That a process works with on the volume beside those that have it attached.
     pub(super) fn worker_attachment(&self, volume: VolumeId) -> Option<AttachmentId> {
-        Some(self.jobs.of(volume)?.worker.as_ref()?.attachment)
+        let job = self.jobs.of(volume).filter(|job| !job.is_shrink())?;
+        Some(job.worker.as_ref()?.attachment)
     }
 
     pub(super) fn volume_flatten(&mut self, name: &Name, rate: Option<u64>) -> Outcome {
@@ -146,6 +163,10 @@ impl ClusterState {
         }
     }
 
+    pub(super) fn check_no_job(&self, volume: &VolumeRecord) -> Result<(), ControlError> {
+        self.jobs.of(volume.id).map_or(Ok(()), |job| Err(self.has_a_job(volume, job)))
+    }
+
     pub(super) fn has_job(&self, volume: VolumeId) -> bool {
         self.jobs.of(volume).is_some()
     }
@@ -154,18 +175,27 @@ impl ClusterState {
         let what = match job.kind {
             JobKind::Flatten => "being flattened",
             JobKind::Zero => "being written with zeroes",
+            JobKind::Shrink(_) => "being shrunk",
         };
         invalid(format!("volume {} is {what} ({}); wait for that, or end it with `job cancel`", volume.name, job.id))
     }
 
     pub(super) fn check_room_for_jobs(&self) -> Result<(), ControlError> {
-        match self.jobs.all.len() >= JOBS_MAX {
+        match self.jobs.all().count() >= JOBS_MAX {
             true => Err(invalid(format!("there are {JOBS_MAX} jobs already, which is the most a cluster has"))),
             false => Ok(()),
         }
     }
 
-    fn begin_job(&mut self, kind: JobKind, volume: VolumeId, position: u64, total: u64, rate: Option<u64>) -> JobId {
+    /// In the place of one that has failed.
+    pub(super) fn begin_job(
+        &mut self,
+        kind: JobKind,
+        volume: VolumeId,
+        position: u64,
+        total: u64,
+        rate: Option<u64>,
+    ) -> JobId {
         let id = JobId(self.jobs.next);
         self.jobs.next += 1;
         let job = JobRecord {
@@ -246,7 +276,7 @@ impl ClusterState {
 
     /// While its volume is in the bin a job rests.
     fn is_open(&self, job: &JobRecord) -> bool {
-        job.ending.is_none() && !job.paused && !self.is_in_bin(job.volume)
+        job.ending.is_none() && !job.paused && !job.is_shrink() && !self.is_in_bin(job.volume)
     }
 
     /// `replaces`: the worker that the job had when the leader decided.
@@ -258,6 +288,14 @@ impl ClusterState {
         boot: BootId,
     ) -> Outcome {
         check_text("the gateway's name", &gateway, false)?;
+        if let Some((attachment, session)) = self.shrink_for(job, &gateway, boot) {
+            let record = self.jobs.get_mut(job).expect("it was just found");
+            if record.worker.is_some() {
+                return Ok(ControlReply::JobTaken(None));
+            }
+            record.worker = Some(Worker { attachment, session, gateway, boot, active: true });
+            return Ok(ControlReply::JobTaken(Some((job, session))));
+        }
         let Some(record) = self.jobs.get(job).filter(|job| self.is_open(job)) else {
             return Ok(ControlReply::JobTaken(None));
         };
@@ -280,7 +318,9 @@ impl ClusterState {
         let Some(job) = self.jobs.of_mut(volume) else { return };
         job.filled_before += std::mem::take(&mut job.filled);
         job.trouble = None;
-        let Some(worker) = job.worker.take() else { return };
+        let is_shrink = job.is_shrink();
+        // Who shrinks a volume works with the attachment of its clients, which stays theirs.
+        let Some(worker) = job.worker.take().filter(|_| !is_shrink) else { return };
         self.raise_floor(volume, |floor| {
             floor.generations.insert(worker.attachment, Generation(2));
         });
@@ -299,10 +339,17 @@ impl ClusterState {
             return Err(ControlError::Fencing { waiting_for });
         }
         let volume = &self.volumes[&job.volume];
+        if job.is_shrink() {
+            // Told, and not granted anew: it works by what its gateway has attached, and opens that as for any client.
+            let attachment = volume.attachments.get(&worker.attachment).expect("H1");
+            let grant = self.grant(volume, attachment);
+            return Ok(ControlReply::JobWork(Box::new(JobWork { job: self.job_info(job), grant })));
+        }
         let lowest = self.lowest_layer(volume);
         let (layers, base) = match job.kind {
             JobKind::Flatten => (vec![lowest], volume.origin),
             JobKind::Zero => (self.stack(volume.top), None),
+            JobKind::Shrink(_) => unreachable!("answered above"),
         };
         let grant = AttachGrant {
             volume: volume.id,
@@ -359,7 +406,9 @@ impl ClusterState {
     }
 
     pub(super) fn job_done(&mut self, job: JobId, session: SessionId) -> Outcome {
-        self.working(job, session)?;
+        if self.working(job, session)?.0.is_shrink() {
+            return Err(invalid(format!("{job} ends with what was found behind the new end of its volume")));
+        }
         let record = self.jobs.get_mut(job).expect("looked up above");
         record.position = record.total;
         self.end_job(job, End::Done);
@@ -371,6 +420,11 @@ impl ClusterState {
     pub(super) fn job_set(&mut self, job: JobId, rate: Option<u64>, paused: bool) -> Outcome {
         check_rate(rate)?;
         let record = self.jobs.get_mut(job).ok_or_else(|| not_found("job", job))?;
+        if record.is_shrink() {
+            return Err(invalid(format!(
+                "{job} shrinks a volume: it can be given up, but not be paused or slowed down"
+            )));
+        }
         (record.rate, record.paused) = (rate, paused);
         let volume = record.volume;
         if paused {
@@ -384,7 +438,12 @@ impl ClusterState {
         if record.ending == Some(End::Done) {
             return Err(invalid(format!("{job} is done already, and is ending")));
         }
-        let (kind, volume) = (record.kind, record.volume);
+        let (kind, volume, is_shrink) = (record.kind, record.volume, record.is_shrink());
+        if is_shrink {
+            // Its gateway hears of it with the next that it says, and serves the volume as it was.
+            self.jobs.all.remove(&volume);
+            return self.done();
+        }
         if kind == JobKind::Zero {
             // It has its space reserved all the same.
             self.jobs.eager.remove(&volume);
@@ -442,7 +501,7 @@ impl ClusterState {
 
     // ---- telling
 
-    fn job_reply(&self, job: JobId) -> Outcome {
+    pub(super) fn job_reply(&self, job: JobId) -> Outcome {
         let job = self.jobs.get(job).ok_or_else(|| not_found("job", job))?;
         Ok(ControlReply::Job(Box::new(self.job_info(job))))
     }
@@ -455,6 +514,7 @@ impl ClusterState {
 
     fn job_info(&self, job: &JobRecord) -> JobInfo {
         let state = match &job.worker {
+            _ if job.has_failed() => JobState::Failed,
             _ if job.ending.is_some() => JobState::Ending,
             _ if job.paused || self.is_in_bin(job.volume) => JobState::Paused,
             Some(worker) if worker.active => JobState::Running,
@@ -487,6 +547,9 @@ impl ClusterState {
 
     /// Nobody need do anything for it, but for a volume in the bin and where no gateway runs.
     fn job_rests_for(&self, job: &JobRecord) -> Option<String> {
+        if job.has_failed() {
+            return None;
+        }
         if job.ending.is_some() {
             return self.volumes[&job.volume].barrier.map(|barrier| self.waiting_for(barrier));
         }
@@ -511,12 +574,13 @@ impl ClusterState {
             assert!(job.position <= job.total, "{id} is within its volume");
             assert!(job.ending.is_none() || job.worker.is_none(), "what ends has no worker");
             assert!(job.ending.is_none() || volume.barrier.is_some(), "{id} ends with a barrier");
-            match job.kind {
+            match &job.kind {
                 JobKind::Flatten => assert!(volume.origin.is_some(), "Z4: {} stands on something", volume.name),
                 JobKind::Zero => assert!(
                     self.is_eager(volume.id) || job.ending == Some(End::GivenUp),
                     "zeroes are written to eager volumes"
                 ),
+                JobKind::Shrink(shrink) => self.assert_shrink(volume, shrink),
             }
             if let Some(worker) = &job.worker {
                 assert!(worker.attachment.0 < self.next.attachment && worker.session.0 < self.next.session, "A1");

@@ -4,7 +4,7 @@
 //! S3: a handler checks everything before it changes anything, so a refusal leaves no trace.
 //! Every node applies the same commands in the same order and must reach the same state: no clock, no randomness, no
 //! unordered maps. PG rules: pg.rs. Placement: placement.rs. Volumes and fencing: volume.rs, attachment.rs, barrier.rs.
-//! Layers, snapshots and clones: layer.rs, snapshot.rs, group.rs, merge.rs, clone.rs. Scrubs: scrub.rs. Space: reserve.rs. Jobs: job.rs.
+//! Layers, snapshots and clones: layer.rs, snapshot.rs, group.rs, merge.rs, clone.rs. Scrubs: scrub.rs. Space: reserve.rs. Jobs: job.rs, shrink.rs.
 //! The bin: bin.rs. Wipes: wipe.rs. Disk modes: mode.rs.
 
 mod attachment;
@@ -25,6 +25,7 @@ mod placement;
 mod pool;
 mod reserve;
 mod scrub;
+mod shrink;
 mod snapshot;
 mod volume;
 mod wipe;
@@ -192,6 +193,8 @@ impl ClusterState {
                 self.job_progress(job, session, position, filled, trouble)
             }
             R::JobDone { job, session } => self.job_done(job, session),
+            R::ShrinkStart { name, size, force } => self.shrink_start(&name, size, force),
+            R::ShrinkEnd { job, session, disk, refusal } => self.shrink_end(job, session, disk, refusal),
             R::VolumeRevert { volume, snapshot, force } => self.volume_revert(&volume, &snapshot, force),
             R::VolumeClone { source, names, pool } => self.volume_clone(&source, names, pool.as_ref()),
             R::Attach { name, gateway, mode, read_only } => self.attach(&name, gateway, mode, read_only),

@@ -20,6 +20,7 @@ mod modes;
 mod pgs;
 mod reserves;
 mod scrubs;
+mod shrinks;
 mod snapshots;
 mod wipes;
 

@@ -226,6 +226,7 @@ impl ClusterState {
     pub(super) fn volume_extend(&mut self, name: &Name, size: u64) -> Outcome {
         let volume = self.open_volume(name)?;
         check_size(size)?;
+        self.check_not_shrinking(volume)?;
         if size < volume.size {
             let way = "`volume set --size … --shrink` makes it smaller";
             return Err(invalid(format!("volume {name} has {} bytes, which is more; {way}", volume.size)));
@@ -259,6 +260,7 @@ impl ClusterState {
         let (id, is_smaller) = (volume.id, size < volume.size);
         if is_smaller {
             self.check_persistent(volume, "shrunk: what it falls back to holds its end")?;
+            self.check_not_shrinking(volume)?;
             let holders: Vec<&AttachmentRecord> = volume.own_attachments().collect();
             let is_theirs = matches!(holders[..], [a] if a.gateway == gateway && !a.read_only && a.active);
             if !is_theirs {
@@ -333,7 +335,7 @@ impl ClusterState {
     }
 }
 
-fn check_size(size: u64) -> Result<(), ControlError> {
+pub(super) fn check_size(size: u64) -> Result<(), ControlError> {
     if size == 0 || size > VOLUME_BYTES_MAX {
         return Err(invalid(format!("a volume has 512 bytes to 16 PiB, not {size} bytes")));
     }

@@ -173,6 +173,8 @@ fn is_repeatable(request: &ControlRequest) -> bool {
         | R::JobSet { .. }
         | R::JobGrant { .. }
         | R::JobProgress { .. }
+        // While it is under way it is the same one.
+        | R::ShrinkStart { .. }
         // A second wish takes the place of the first.
         | R::ScrubStart { .. }
         | R::ScrubCancel { .. }
@@ -198,6 +200,7 @@ fn is_repeatable(request: &ControlRequest) -> bool {
         | R::JobCancel { .. }
         | R::JobTake { .. }
         | R::JobDone { .. }
+        | R::ShrinkEnd { .. }
         | R::OsdCreate { .. } => false,
     }
 }

@@ -2,20 +2,22 @@
 
 use super::{ProtoError, name, required};
 use crate::proto;
-use ashlar_types::job::{JobInfo, JobKind, JobState, JobWork};
-use ashlar_types::{JobId, SessionId, VolumeId};
+use ashlar_types::job::{JobInfo, JobKind, JobState, JobWork, Shrink};
+use ashlar_types::{AttachmentId, JobId, SessionId, VolumeId};
 
 impl From<JobInfo> for proto::JobInfo {
     fn from(job: JobInfo) -> Self {
-        let kind = match job.kind {
-            JobKind::Flatten => proto::JobKind::Flatten,
-            JobKind::Zero => proto::JobKind::Zero,
+        let (kind, shrink) = match job.kind {
+            JobKind::Flatten => (proto::JobKind::Flatten, None),
+            JobKind::Zero => (proto::JobKind::Zero, None),
+            JobKind::Shrink(shrink) => (proto::JobKind::Shrink, Some(shrink.into())),
         };
         let state = match job.state {
             JobState::Waiting => proto::JobState::Waiting,
             JobState::Running => proto::JobState::Running,
             JobState::Paused => proto::JobState::Paused,
             JobState::Ending => proto::JobState::Ending,
+            JobState::Failed => proto::JobState::Failed,
         };
         proto::JobInfo {
             id: job.id.0,
@@ -31,6 +33,7 @@ impl From<JobInfo> for proto::JobInfo {
             trouble: job.trouble,
             paused: job.paused,
             waits_for: job.waits_for,
+            shrink,
         }
     }
 }
@@ -41,6 +44,7 @@ impl TryFrom<proto::JobInfo> for JobInfo {
         let kind = match job.kind() {
             proto::JobKind::Flatten => JobKind::Flatten,
             proto::JobKind::Zero => JobKind::Zero,
+            proto::JobKind::Shrink => JobKind::Shrink(required("JobInfo.shrink", job.shrink)?.into()),
             proto::JobKind::Unknown => return Err(ProtoError::Missing("JobInfo.kind")),
         };
         let state = match job.state() {
@@ -48,6 +52,7 @@ impl TryFrom<proto::JobInfo> for JobInfo {
             proto::JobState::Running => JobState::Running,
             proto::JobState::Paused => JobState::Paused,
             proto::JobState::Ending => JobState::Ending,
+            proto::JobState::Failed => JobState::Failed,
             proto::JobState::Unknown => return Err(ProtoError::Missing("JobInfo.state")),
         };
         Ok(JobInfo {
@@ -65,6 +70,20 @@ impl TryFrom<proto::JobInfo> for JobInfo {
             paused: job.paused,
             waits_for: job.waits_for,
         })
+    }
+}
+
+impl From<Shrink> for proto::Shrink {
+    fn from(shrink: Shrink) -> Self {
+        let Shrink { size, force, attachment, session, failed } = shrink;
+        proto::Shrink { size, force, attachment: attachment.0, session: session.0, failed }
+    }
+}
+
+impl From<proto::Shrink> for Shrink {
+    fn from(shrink: proto::Shrink) -> Self {
+        let (attachment, session) = (AttachmentId(shrink.attachment), SessionId(shrink.session));
+        Shrink { size: shrink.size, force: shrink.force, attachment, session, failed: shrink.failed }
     }
 }
 

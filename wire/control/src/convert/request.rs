@@ -152,7 +152,15 @@ impl From<ControlRequest> for proto::ControlRequest {
             R::JobList => Kind::JobList(proto::JobList {}),
             R::JobSet { job, rate, paused } => Kind::JobSet(proto::JobSet { job: job.0, rate, paused }),
             R::JobCancel { job } => Kind::JobCancel(proto::JobCancel { job: job.0 }),
-            R::JobTake { gateway, boot } => Kind::JobTake(proto::JobTake { gateway, boot: boot.0 }),
+            R::JobTake { gateway, boot, shrinks_only } => {
+                Kind::JobTake(proto::JobTake { gateway, boot: boot.0, shrinks_only })
+            }
+            R::ShrinkStart { name, size, force } => {
+                Kind::ShrinkStart(proto::ShrinkStart { name: name.into(), size, force })
+            }
+            R::ShrinkEnd { job, session, disk, refusal } => {
+                Kind::ShrinkEnd(proto::ShrinkEnd { job: job.0, session: session.0, disk: disk.0, refusal })
+            }
             R::JobGrant { job, session } => Kind::JobGrant(proto::JobGrant { job: job.0, session: session.0 }),
             R::JobProgress { job, session, position, filled, trouble } => {
                 let (job, session) = (job.0, session.0);
@@ -261,7 +269,14 @@ impl TryFrom<proto::ControlRequest> for ControlRequest {
             Kind::JobList(_) => R::JobList,
             Kind::JobSet(r) => R::JobSet { job: JobId(r.job), rate: r.rate, paused: r.paused },
             Kind::JobCancel(r) => R::JobCancel { job: JobId(r.job) },
-            Kind::JobTake(r) => R::JobTake { gateway: r.gateway, boot: BootId(r.boot) },
+            Kind::JobTake(r) => R::JobTake { gateway: r.gateway, boot: BootId(r.boot), shrinks_only: r.shrinks_only },
+            Kind::ShrinkStart(r) => {
+                R::ShrinkStart { name: name("ShrinkStart.name", &r.name)?, size: r.size, force: r.force }
+            }
+            Kind::ShrinkEnd(r) => {
+                let (job, session, disk) = (JobId(r.job), SessionId(r.session), SessionId(r.disk));
+                R::ShrinkEnd { job, session, disk, refusal: r.refusal }
+            }
             Kind::JobGrant(r) => R::JobGrant { job: JobId(r.job), session: SessionId(r.session) },
             Kind::JobProgress(r) => R::JobProgress {
                 job: JobId(r.job),
