@@ -354,6 +354,19 @@ pub enum ControlRequest {
         /// Why the volume keeps its size.
         refusal: Option<String>,
     },
+    /// From now on what these volumes give up is overwritten by itself, or is not: all of them or none. Answered by [`ControlReply::Volumes`], in the
+    /// order of the names.
+    VolumeSetWipeFreed {
+        names: Vec<Name>,
+        on: bool,
+    },
+    /// As `VolumeCreate`, of a volume that wipes as it frees from its first block on.
+    VolumeCreateWiping {
+        name: Name,
+        size: u64,
+        pool: Option<Name>,
+        provision: Provision,
+    },
 }
 
 /// What becomes of what is written to a volume, and whether it belongs to snapshots of several volumes.
@@ -440,6 +453,10 @@ pub struct OsdUsage {
     pub data: u64,
     /// Of what is free: what a wipe under way has not looked at yet.
     pub wipe_left: u64,
+    /// Of what volumes that wipe as they free have given up: what is not wiped yet, about.
+    pub unwiped: u64,
+    /// Of the same: what was overwritten and could not be read back.
+    pub wipe_unverified: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -621,6 +638,8 @@ pub struct VolumeInfo {
     /// The OSDs are being told to keep its space free.
     pub is_reserving: bool,
     pub disk_mode: DiskMode,
+    /// What it gives up is overwritten soon.
+    pub wipe_freed: bool,
 }
 
 /// What a volume was cloned from.

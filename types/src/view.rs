@@ -1,7 +1,7 @@
 //! The cluster view: what the metadata service publishes to OSDs and gateways, by revision.
 
 use crate::scrub::PgScrub;
-use crate::wipe::Wipe;
+use crate::wipe::{FreedWipes, Wipe};
 use crate::{
     AttachmentId, BLOCKS_PER_CHUNK, BootId, ChunkIndex, ClusterId, Epoch, Generation, IdSet, LayerId, Name, OsdId,
     PgId, PoolId, Revision, StackRevision, VolumeId,
@@ -28,6 +28,8 @@ pub struct ClusterView {
     pub reservations: Option<Reservations>,
     /// OSDs that have to wipe their free space. Always complete.
     pub wipes: Vec<Wipe>,
+    /// Complete; in a difference `None` if it is as before.
+    pub wipe_freed: Option<FreedWipes>,
 }
 
 impl ClusterView {
@@ -51,6 +53,9 @@ impl ClusterView {
         self.scrubs.extend(newer.scrubs);
         if newer.reservations.is_some() {
             self.reservations = newer.reservations;
+        }
+        if newer.wipe_freed.is_some() {
+            self.wipe_freed = newer.wipe_freed;
         }
         true
     }

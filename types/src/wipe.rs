@@ -1,7 +1,7 @@
 //! Wipes: the end of volumes that were deleted securely. When such a volume is gone, every OSD overwrites all its free space, in which the blocks lie that
 //! the volume ever had, and reads it back; and its record says so.
 
-use crate::{Name, OsdId, PoolId, VolumeId, WipeId};
+use crate::{IdSet, LayerId, Name, OsdId, PoolId, VolumeId, WipeId};
 use serde::{Deserialize, Serialize};
 
 /// A wish in the view: these OSDs have not told yet that nothing of the volume is left on them.
@@ -42,6 +42,17 @@ pub enum WipeState {
     Deleting,
     Wiping,
     Done,
+}
+
+/// Volumes that wipe as they free (docs/decisions/039-wipe-freed.md): each OSD overwrites what their layers give up, by itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FreedWipes {
+    /// All of their layers, and perhaps some that are gone.
+    pub layers: IdSet<LayerId>,
+    /// Of layers from this one on nothing is said.
+    pub known_below: LayerId,
+    /// Rises whenever every OSD has to wipe all that is free once more; so does one that begins. 0: there never was such a volume.
+    pub sweep: u64,
 }
 
 /// The record of a wipe.

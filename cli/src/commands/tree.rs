@@ -317,6 +317,7 @@ mod tests {
             provision: Provision::Thin,
             is_reserving: false,
             disk_mode: DiskMode::Dependent,
+            wipe_freed: false,
             clones: 0,
         }
     }

@@ -82,6 +82,7 @@ fn view(revision: u64, pg_count: u32, epoch: u32, primary: Option<u32>) -> Clust
         scrubs: BTreeMap::new(),
         reservations: None,
         wipes: vec![],
+        wipe_freed: None,
     }
 }
 

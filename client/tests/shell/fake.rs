@@ -157,6 +157,7 @@ impl FakeMds {
             scrubs: BTreeMap::new(),
             reservations: None,
             wipes: vec![],
+            wipe_freed: None,
         };
         state.watchers.retain(|watcher| watcher.try_send(view.clone()).is_ok());
         state.view = view;

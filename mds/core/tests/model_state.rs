@@ -123,7 +123,12 @@ fn use_of_one(d: &mut Digits, view: &ClusterView) -> ControlRequest {
 fn command(number: u64, view: &ClusterView) -> Command {
     use ControlRequest as R;
     let mut d = Digits(number);
-    let request = match d.next(94) {
+    let request = match d.next(97) {
+        95 => {
+            let (pool, provision) = (None, Provision::Thin);
+            R::VolumeCreateWiping { name: d.name(), size: d.size(), pool, provision }
+        }
+        94 => R::VolumeSetWipeFreed { names: vec![d.name()], on: d.next(3) > 0 },
         60..62 => {
             let retention = (d.next(2) == 0).then(|| d.next(3));
             R::VolumeToBin { name: d.name(), with_snapshots: d.next(2) == 0, retention, at: d.next(5) }

@@ -161,6 +161,13 @@ impl<P: Policy> Env<P> {
         self.store.set_reserved(chunks * RESERVED_BLOCKS_PER_CHUNK + headroom, layers);
     }
 
+    /// Layers of which what they give up is wiped.
+    pub(crate) fn refresh_wiped_layers(&mut self) {
+        if let Some(told) = &self.view.wipe_freed {
+            self.store.set_wiped_layers(told);
+        }
+    }
+
     pub(crate) fn me(&self) -> OsdId {
         self.config.store.osd
     }

@@ -15,6 +15,7 @@ mod perf;
 mod pg;
 mod policy;
 mod wiping;
+mod wiping_freed;
 
 pub mod format;
 pub mod store;

@@ -12,6 +12,7 @@ use crate::policy::{Honest, Policy};
 use crate::store::Store;
 use crate::store::api::{StoreConfig, StoreEvent};
 use crate::wiping::Wiping;
+use crate::wiping_freed::WipingFreed;
 use crate::{Action, ConnId, Event};
 use ashlar_types::control::{ControlRequest, OsdUsage};
 use ashlar_types::scrub::ScrubTarget;
@@ -89,6 +90,7 @@ pub struct Osd<P: Policy = Honest> {
     store_events: Vec<StoreEvent>,
     wanted_scrub: WantedScrub,
     wiping: Wiping,
+    wiping_freed: WipingFreed,
 }
 
 impl<P: Policy> Osd<P> {
@@ -102,6 +104,7 @@ impl<P: Policy> Osd<P> {
             store_events: Vec::new(),
             wanted_scrub: WantedScrub::default(),
             wiping: Wiping::default(),
+            wiping_freed: WipingFreed::default(),
         }
     }
 
@@ -150,6 +153,7 @@ impl<P: Policy> Osd<P> {
         self.keeping.act(self.env.now, &mut self.env.store);
         self.ask_for_scrub();
         self.wiping.act(&mut self.env);
+        self.wiping_freed.act(&mut self.env, self.wiping.is_held_up());
         // What the store reports may make work for it: until it has nothing to say, which takes two rounds at most times.
         for _ in 0..ROUNDS_MAX {
             self.handle_store_events();
@@ -169,7 +173,7 @@ impl<P: Policy> Osd<P> {
         self.env.net.clear_touched();
         actions.append(&mut self.env.actions);
         let keeping = self.keeping.next(self.env.now, &self.env.store);
-        let wiping = self.wiping.next(self.env.now);
+        let wiping = self.wiping.next(self.env.now).into_iter().chain(self.wiping_freed.next(&self.env));
         if let Some(at) = self.env.next_timer().into_iter().chain(keeping).chain(wiping).min() {
             actions.push(Action::WakeAt(at));
         }
@@ -225,7 +229,10 @@ impl<P: Policy> Osd<P> {
                     pg.on_merge_refused(&pending, why, &mut self.env);
                 }
             }
-            StoreEvent::Wiped(report) => self.wiping.on_wiped(report, &mut self.env),
+            StoreEvent::Wiped(report) => {
+                self.wiping_freed.on_wiped(report.unverified);
+                self.wiping.on_wiped(report, &mut self.env);
+            }
             StoreEvent::Failed(error) => {
                 self.has_failed = true;
                 self.env.actions.push(Action::Fail(error.to_string()));
@@ -251,6 +258,7 @@ impl<P: Policy> Osd<P> {
     /// Takes up the PGs that the view gives this OSD, and tells each of them that the view has changed.
     fn refresh_pgs(&mut self) {
         self.env.refresh_reservations();
+        self.env.refresh_wiped_layers();
         let me = self.env.me();
         for (id, config) in &self.env.view.pgs {
             if config.is_member(me) && !self.pgs.contains_key(id) {
@@ -457,6 +465,8 @@ impl<P: Policy> Osd<P> {
             repaired_blocks: self.env.repaired_blocks,
             lost_blocks: self.env.lost_blocks,
             wipe_left: bytes(self.env.store.wipe_left().unwrap_or(0)),
+            unwiped: bytes(self.wiping_freed.unwiped(&self.env)),
+            wipe_unverified: bytes(self.wiping_freed.unverified(&self.env)),
         }
     }
 

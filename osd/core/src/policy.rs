@@ -28,6 +28,8 @@ pub trait Policy: std::fmt::Debug + 'static {
     const FLOOR_SKIPPED: bool = false;
     /// A wipe is told as done at once, of which nothing was done.
     const WIPE_TOLD_EARLY: bool = false;
+    /// F1: what a checkpoint finds to be replaced is not wiped.
+    const REPLACED_NOT_WIPED: bool = false;
     /// L2: reads by an older stack are served when a newer one is.
     const STALE_STACK_READ: bool = false;
     /// §6: a write that covers an unwritten block of a clone partly takes the rest for zeroes.

@@ -27,6 +27,8 @@ pub(crate) struct Wiping {
     wished: Vec<Wipe>,
     /// When it is looked again whether one of those can begin.
     look_at: Tick,
+    /// One could begin if the store were not at another.
+    is_held_up: bool,
     /// What the wipe under way is for.
     under_way: BTreeSet<WipeId>,
     next_at: Tick,
@@ -51,6 +53,11 @@ impl Wiping {
         self.under_way.is_empty() && self.done.len() < self.wished.len()
     }
 
+    /// Whether it waits for a wipe that nobody asked for.
+    pub(crate) fn is_held_up(&self) -> bool {
+        self.is_held_up && self.is_wanted()
+    }
+
     /// Before the store is polled.
     pub(crate) fn act<P: Policy>(&mut self, env: &mut Env<P>) {
         if self.is_wanted() && self.look_at <= env.now && env.mounted {
@@ -63,6 +70,9 @@ impl Wiping {
             } else if !ready.is_empty() && env.store.begin_wipe() {
                 self.under_way = ready;
                 self.next_at = env.now;
+                self.is_held_up = false;
+            } else {
+                self.is_held_up = !ready.is_empty();
             }
         }
         if !self.under_way.is_empty() && self.next_at <= env.now {

@@ -58,6 +58,10 @@ counters! {
     usage_data_bytes
     /// Of what is free: what a wipe under way has not looked at yet.
     usage_wipe_left_bytes
+    /// Of what volumes that wipe as they free have given up: what is not wiped yet, about.
+    usage_unwiped_bytes
+    /// Of the same: what was overwritten and could not be read back.
+    usage_wipe_unverified_bytes
     repaired_blocks_total
     lost_blocks_total
 }
@@ -80,6 +84,8 @@ impl Counters {
             repaired_blocks: self.repaired_blocks_total.load(Relaxed),
             lost_blocks: self.lost_blocks_total.load(Relaxed),
             wipe_left: self.usage_wipe_left_bytes.load(Relaxed),
+            unwiped: self.usage_unwiped_bytes.load(Relaxed),
+            wipe_unverified: self.usage_wipe_unverified_bytes.load(Relaxed),
         }
     }
 
@@ -94,5 +100,7 @@ impl Counters {
         self.repaired_blocks_total.store(usage.repaired_blocks, Relaxed);
         self.lost_blocks_total.store(usage.lost_blocks, Relaxed);
         self.usage_wipe_left_bytes.store(usage.wipe_left, Relaxed);
+        self.usage_unwiped_bytes.store(usage.unwiped, Relaxed);
+        self.usage_wipe_unverified_bytes.store(usage.wipe_unverified, Relaxed);
     }
 }

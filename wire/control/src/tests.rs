@@ -6,7 +6,7 @@ use ashlar_types::job::*;
 use ashlar_types::perf::*;
 use ashlar_types::scrub::*;
 use ashlar_types::view::*;
-use ashlar_types::wipe::{Wipe, WipeInfo, WipePart, WipeReport, WipeState};
+use ashlar_types::wipe::{FreedWipes, Wipe, WipeInfo, WipePart, WipeReport, WipeState};
 use ashlar_types::*;
 use prost::Message;
 use std::collections::BTreeMap;
@@ -81,6 +81,11 @@ fn view() -> ClusterView {
             volumes: BTreeMap::from([(VolumeId(1), LayerId(2))]),
         }),
         wipes: vec![Wipe { id: WipeId(3), volume: VolumeId(4), pool: PoolId(5), osds: vec![OsdId(6), OsdId(7)] }],
+        wipe_freed: Some(FreedWipes {
+            layers: IdSet::range(LayerId(4), LayerId(9)),
+            known_below: LayerId(12),
+            sweep: 3,
+        }),
     }
 }
 
@@ -219,6 +224,7 @@ fn volume(state: VolumeState) -> VolumeInfo {
         provision: Provision::Lazy,
         is_reserving: true,
         disk_mode: DiskMode::IndependentPersistent,
+        wipe_freed: true,
     }
 }
 
@@ -238,6 +244,8 @@ fn requests_come_back_the_same() {
         index: 8,
         data: 9,
         wipe_left: 10,
+        unwiped: 11,
+        wipe_unverified: 12,
     });
     let suspects = vec![(OsdId(1), BOOT), (OsdId(2), BootId(1))];
     let mut requests = vec![
@@ -286,6 +294,8 @@ fn requests_come_back_the_same() {
         R::WipeList,
         R::WipeDone { osd, wipes: vec![WipeId(1), WipeId(u64::MAX)], report: wipe_report() },
         R::WipeForget { wipe: WipeId(1), give_up: true },
+        R::VolumeCreateWiping { name: name("v"), size: 512, pool: Some(name("p")), provision: Provision::Lazy },
+        R::VolumeSetWipeFreed { names: vec![name("v"), name("w")], on: true },
         R::AttachmentList { gateway: None },
         R::AttachmentList { gateway: Some(String::new()) },
         R::RegisterGateway { gateway: gateway(), boot: BOOT, nbd_address: "a".into(), nbd_socket: "s".into() },

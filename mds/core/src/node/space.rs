@@ -16,7 +16,8 @@ impl MetadataNode {
         use ControlRequest as R;
         let state = &self.state;
         let (what, demand, top) = match request {
-            R::VolumeCreate { name, size, pool, provision: Provision::Lazy | Provision::Eager } => {
+            R::VolumeCreate { name, size, pool, provision: Provision::Lazy | Provision::Eager }
+            | R::VolumeCreateWiping { name, size, pool, provision: Provision::Lazy | Provision::Eager } => {
                 (format!("volume {name}"), state.demand_of_new(pool.as_ref(), *size), None)
             }
             R::VolumeSet { name, provision: Provision::Lazy | Provision::Eager }

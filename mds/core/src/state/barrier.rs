@@ -73,10 +73,9 @@ impl ClusterState {
         let record = self.volumes.get_mut(&volume).expect("S2: a barrier's volume exists");
         record.barrier = None;
         record.settled = record.floor.stack_revision;
-        for layer in std::mem::take(&mut record.retiring) {
-            self.layers.remove(&layer);
-        }
-        if record.floor.closed {
+        let (is_closed, retired) = (record.floor.closed, std::mem::take(&mut record.retiring));
+        retired.iter().for_each(|layer| drop(self.layers.remove(layer)));
+        if is_closed {
             self.remove_volume(volume);
             return;
         }
@@ -86,6 +85,9 @@ impl ClusterState {
         // The PGs keep what they were told of ended attachments; here only the living need to be known.
         let living = &record.attachments;
         record.floor.generations.retain(|id, _| living.contains_key(id));
+        if !retired.is_empty() {
+            self.layers_gone(volume);
+        }
         self.end_cuts();
         self.jobs_go_on(volume);
     }

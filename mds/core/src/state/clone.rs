@@ -35,6 +35,7 @@ impl ClusterState {
             names.into_iter().map(|name| self.add_volume(name, base.size, pool, Some(base))).collect();
         let below = self.volumes.get_mut(&base.volume).expect("looked up above");
         below.clones.entry(base.layer).or_default().extend(&made);
+        made.iter().for_each(|clone| self.inherit_wipe_freed(*clone, base.volume));
         let infos: Vec<VolumeInfo> = made.iter().map(|id| self.volume_info(&self.volumes[id])).collect();
         Ok(ControlReply::Volumes(infos))
     }

@@ -10,6 +10,7 @@ mod snapshot_v2;
 mod snapshot_v3;
 mod snapshot_v4;
 mod snapshot_v5;
+mod snapshot_v6;
 
 use super::{ClusterState, Command};
 use serde::Serialize;
@@ -18,12 +19,12 @@ use serde::de::DeserializeOwned;
 const COMMAND_MAGIC: [u8; 2] = *b"AC";
 /// 2: scrubs. Requests were added behind those of version 1, whose bytes mean the same. 3: snapshots, and names of disks.
 /// 4: clones, and snapshots that are deleted. 5: snapshot groups, reservations, and limits of pools. 6: jobs and the bin, 7: wipes and disk modes,
-/// both behind what there was, whose bytes mean the same.
-const COMMAND_VERSION: u16 = 7;
+/// both behind what there was, whose bytes mean the same. 8: volumes that wipe as they free, likewise.
+const COMMAND_VERSION: u16 = 8;
 const SNAPSHOT_MAGIC: [u8; 2] = *b"AS";
 /// 2: layers are a tree, and snapshots. 3: clones, deleted volumes that are kept for them, and merges. 4: snapshot groups,
-/// reservations, and limits of pools. 5: jobs, and the bin. 6: wipes and disk modes.
-const SNAPSHOT_VERSION: u16 = 6;
+/// reservations, and limits of pools. 5: jobs, and the bin. 6: wipes and disk modes. 7: volumes that wipe as they free.
+const SNAPSHOT_VERSION: u16 = 7;
 /// magic (2), version (2, LE), CRC32C of the payload (4, LE).
 const ENVELOPE_BYTES: usize = 8;
 
@@ -73,6 +74,7 @@ impl ClusterState {
             (3, payload) => Ok(contents::<snapshot_v3::StateV3>(what, payload)?.into()),
             (4, payload) => Ok(contents::<snapshot_v4::StateV4>(what, payload)?.into()),
             (5, payload) => Ok(contents::<snapshot_v5::StateV5>(what, payload)?.into()),
+            (6, payload) => Ok(contents::<snapshot_v6::StateV6>(what, payload)?.into()),
             (_, payload) => contents(what, payload),
         }
     }

@@ -41,6 +41,7 @@ impl ClusterState {
         self.assert_bin();
         self.assert_wipes();
         self.assert_modes();
+        self.assert_wipe_freed();
         for barrier in self.barriers.values() {
             let volume = self.volumes.get(&barrier.volume).expect("S2: a barrier's volume exists");
             assert!(volume.barrier == Some(barrier.id), "S2: a volume has at most one barrier, its last");

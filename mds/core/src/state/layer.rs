@@ -48,6 +48,7 @@ impl ClusterState {
         let id = LayerId(self.next.layer);
         self.next.layer += 1;
         self.layers.insert(id, LayerRecord { volume, parent });
+        self.layer_made();
         id
     }
 

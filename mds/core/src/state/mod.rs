@@ -5,7 +5,7 @@
 //! Every node applies the same commands in the same order and must reach the same state: no clock, no randomness, no
 //! unordered maps. PG rules: pg.rs. Placement: placement.rs. Volumes and fencing: volume.rs, attachment.rs, barrier.rs.
 //! Layers, snapshots and clones: layer.rs, snapshot.rs, group.rs, merge.rs, clone.rs. Scrubs: scrub.rs. Space: reserve.rs. Jobs: job.rs, shrink.rs.
-//! The bin: bin.rs. Wipes: wipe.rs. Disk modes: mode.rs.
+//! The bin: bin.rs. Wipes: wipe.rs, wipe_freed.rs. Disk modes: mode.rs.
 
 mod attachment;
 mod barrier;
@@ -29,6 +29,7 @@ mod shrink;
 mod snapshot;
 mod volume;
 mod wipe;
+mod wipe_freed;
 
 #[cfg(test)]
 mod tests;
@@ -58,6 +59,7 @@ use reserve::Reserves;
 use scrub::Scrubs;
 use volume::VolumeRecord;
 use wipe::Wipes;
+use wipe_freed::WipingVolumes;
 
 /// A value and the revision that last changed it, so that a view can be told as a difference.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -110,6 +112,7 @@ pub struct ClusterState {
     bin: Bin,
     wipes: Wipes,
     modes: Modes,
+    wiping: WipingVolumes,
 }
 
 /// What a handler gives back.
@@ -140,6 +143,7 @@ impl ClusterState {
             bin: Bin::default(),
             wipes: Wipes::default(),
             modes: Modes::default(),
+            wiping: WipingVolumes::default(),
         }
     }
 
@@ -165,7 +169,7 @@ impl ClusterState {
                 self.pool_create(name, replicas, min_size, over_commit)
             }
             R::PoolSet { name, over_commit } => self.pool_set(&name, over_commit),
-            R::VolumeCreate { name, size, pool, provision } => self.volume_create(name, size, pool, provision),
+            R::VolumeCreate { name, size, pool, provision } => self.volume_create(name, size, pool, provision, false),
             R::VolumeSet { name, provision } => self.volume_set(&name, provision),
             R::VolumeDelete { name, with_snapshots } => self.volume_delete(&name, with_snapshots),
             R::VolumeExtend { name, size } => self.volume_extend(&name, size),
@@ -185,6 +189,10 @@ impl ClusterState {
             R::WipeDone { osd, wipes, report } => self.wipe_done(osd, &wipes, report),
             R::WipeForget { wipe, give_up } => self.wipe_forget(wipe, give_up),
             R::VolumeSetMode { names, mode } => self.volume_set_mode(&names, mode),
+            R::VolumeCreateWiping { name, size, pool, provision } => {
+                self.volume_create(name, size, pool, provision, true)
+            }
+            R::VolumeSetWipeFreed { names, on } => self.volume_set_wipe_freed(&names, on),
             R::MergeDone { merge, pgs } => self.merge_done(merge, &pgs),
             R::VolumeFlatten { name, rate } => self.volume_flatten(&name, rate),
             R::JobSet { job, rate, paused } => self.job_set(job, rate, paused),
@@ -277,6 +285,7 @@ impl ClusterState {
             scrubs: self.scrubs.since(revision),
             reservations: self.reservations_since(revision),
             wipes: self.wipes.wished(),
+            wipe_freed: self.wipe_freed_since(revision),
         }
     }
 

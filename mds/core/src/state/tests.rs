@@ -22,6 +22,7 @@ mod reserves;
 mod scrubs;
 mod shrinks;
 mod snapshots;
+mod wipe_freed;
 mod wipes;
 
 /// Applies commands one after the other and checks every state between.
@@ -257,9 +258,9 @@ fn damaged_bytes_are_told_apart() {
 #[test]
 fn golden_bytes_of_log_entries() {
     let hex = |command: &Command| command.encode().iter().map(|b| format!("{b:02x}")).collect::<String>();
-    let golden = include_str!("../../golden/command-v7.hex");
-    let mut commands = golden_commands_until_version_6();
-    commands.extend(golden_commands_of_version_7());
+    let golden = include_str!("../../golden/command-v8.hex");
+    let mut commands = golden_commands_until_version_7();
+    commands.extend(golden_commands_of_version_8());
     let encoded: Vec<String> = commands.iter().map(hex).collect();
     assert!(golden.lines().eq(&encoded), "log entries are not the golden ones:\n{}", encoded.join("\n"));
     for command in commands {
@@ -276,7 +277,8 @@ fn log_entries_of_older_versions_are_read() {
     let version_4 = (include_str!("../../golden/command-v4.hex"), golden_commands_until_version_4());
     let version_5 = (include_str!("../../golden/command-v5.hex"), golden_commands_until_version_5());
     let version_6 = (include_str!("../../golden/command-v6.hex"), golden_commands_until_version_6());
-    for (golden, commands) in [version_1, version_2, version_3, version_4, version_5, version_6] {
+    let version_7 = (include_str!("../../golden/command-v7.hex"), golden_commands_until_version_7());
+    for (golden, commands) in [version_1, version_2, version_3, version_4, version_5, version_6, version_7] {
         assert_eq!(golden.lines().count(), commands.len());
         for (line, command) in golden.lines().zip(commands) {
             assert_eq!(Command::decode(&bytes_of(line)), Ok(command));
@@ -287,7 +289,15 @@ fn log_entries_of_older_versions_are_read() {
 /// Never edit: snapshots in the field hold these bytes. A change of the types is a new version in format.rs.
 #[test]
 fn golden_bytes_of_a_snapshot() {
-    let golden: String = include_str!("../../golden/snapshot-v6.hex").lines().collect();
+    let golden: String = include_str!("../../golden/snapshot-v7.hex").lines().collect();
+    let mut cluster = golden_cluster_of_version_6();
+    cluster.set_wipe_freed(&["a", "x"], true).expect("there");
+    let encoded: String = cluster.state.encode().iter().map(|b| format!("{b:02x}")).collect();
+    assert_eq!(encoded, golden, "snapshots are not the golden one");
+    assert_eq!(ClusterState::decode(&bytes_of(&golden)), Ok(cluster.state));
+}
+
+fn golden_cluster_of_version_6() -> Cluster {
     let mut cluster = golden_cluster_of_version_5();
     cluster.volume("m", 512).expect("made");
     cluster.volume("n", 512).expect("made");
@@ -301,9 +311,7 @@ fn golden_bytes_of_a_snapshot() {
     for volume in ["b", "x"] {
         cluster.set_mode(volume, DiskMode::IndependentNonpersistent).expect("nobody has it");
     }
-    let encoded: String = cluster.state.encode().iter().map(|b| format!("{b:02x}")).collect();
-    assert_eq!(encoded, golden, "snapshots are not the golden one");
-    assert_eq!(ClusterState::decode(&bytes_of(&golden)), Ok(cluster.state));
+    cluster
 }
 
 fn golden_cluster_of_version_5() -> Cluster {
@@ -381,6 +389,8 @@ fn snapshots_of_older_versions_are_read() {
     assert_eq!(ClusterState::decode(&bytes_of(&golden)), Ok(golden_cluster_of_version_4().state));
     let golden: String = include_str!("../../golden/snapshot-v5.hex").lines().collect();
     assert_eq!(ClusterState::decode(&bytes_of(&golden)), Ok(golden_cluster_of_version_5().state));
+    let golden: String = include_str!("../../golden/snapshot-v6.hex").lines().collect();
+    assert_eq!(ClusterState::decode(&bytes_of(&golden)), Ok(golden_cluster_of_version_6().state));
 }
 
 fn bytes_of(hex: &str) -> Vec<u8> {
@@ -486,6 +496,18 @@ fn golden_commands_of_version_7() -> Vec<Command> {
     let modes = [DiskMode::Dependent, DiskMode::IndependentPersistent, DiskMode::IndependentNonpersistent];
     let set = |mode| R::VolumeSetMode { names: vec![name("vm-1"), name("vm-2")], mode };
     requests.into_iter().chain(modes.map(set)).map(Command::Request).collect()
+}
+
+fn golden_commands_of_version_8() -> Vec<Command> {
+    use ControlRequest as R;
+    let set = |on| R::VolumeSetWipeFreed { names: vec![name("vm-1"), name("vm-2")], on };
+    let create = |pool| R::VolumeCreateWiping { name: name("vm-1"), size: 1 << 30, pool, provision: Provision::Lazy };
+    let requests = [set(true), set(false), create(None), create(Some(name("fast")))];
+    requests.map(Command::Request).to_vec()
+}
+
+fn golden_commands_until_version_7() -> Vec<Command> {
+    golden_commands_until_version_6().into_iter().chain(golden_commands_of_version_7()).collect()
 }
 
 fn golden_commands_until_version_6() -> Vec<Command> {

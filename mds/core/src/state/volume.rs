@@ -68,7 +68,14 @@ impl ClusterState {
         snapshots.chain(volume.clones.keys().copied()).chain(self.mode_base(volume.id)).chain([volume.top])
     }
 
-    pub(super) fn volume_create(&mut self, name: Name, size: u64, pool: Option<Name>, provision: Provision) -> Outcome {
+    pub(super) fn volume_create(
+        &mut self,
+        name: Name,
+        size: u64,
+        pool: Option<Name>,
+        provision: Provision,
+        wipes_freed: bool,
+    ) -> Outcome {
         self.check_new_name(&name)?;
         check_size(size)?;
         let pool = self.pool_for_volume(pool.as_ref())?;
@@ -81,6 +88,9 @@ impl ClusterState {
             self.check_room_for_jobs()?;
         }
         let id = self.add_volume(name, size, pool, None);
+        if wipes_freed {
+            self.wipe_from_the_start(id);
+        }
         if provision != Provision::Thin {
             self.reserve_new(id);
         }
@@ -163,6 +173,7 @@ impl ClusterState {
         }
         self.leave_bin(volume);
         self.begin_wipe(volume);
+        self.forget_wipe_freed(volume);
         if let Some(origin) = record.origin {
             self.clone_gone(volume, origin);
         }
@@ -331,6 +342,7 @@ impl ClusterState {
             provision: self.provision_of(volume.id),
             is_reserving: self.is_reserving(volume.id),
             disk_mode: self.mode_of(volume.id),
+            wipe_freed: self.wipes_freed(volume.id),
         }
     }
 }

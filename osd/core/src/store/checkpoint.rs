@@ -7,7 +7,7 @@
 
 use super::api::StoreError;
 use super::cache::{CachedPage, PageCache};
-use super::delta::{BlockSet, Delta, release};
+use super::delta::{BlockSet, Delta, FreedRun, release};
 use super::device::{Device, Purpose};
 use super::directory::{Entry, Leaf, Stored};
 use super::log::{LogPoint, data_writes};
@@ -60,6 +60,8 @@ struct Wanted {
     page: Option<CachedPage>,
     /// Of a page to be purged: blocks that are somebody else's.
     kept: BlockSet,
+    /// Of such a page: whether its blocks are wiped.
+    wipe: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,7 +100,7 @@ pub(super) struct Checkpoint {
     purge: Vec<Purge>,
     next_leaf: usize,
     /// Data freed when the superblock is durable.
-    freed: Vec<Run>,
+    freed: Vec<FreedRun>,
     /// Index pages, too.
     freed_pages: Vec<BlockAddr>,
     writes: usize,
@@ -125,6 +127,8 @@ impl Checkpoint {
         state.is_merging = true;
         let pages_left = state.active_pages;
         (state.reclaimable, state.zeroed, state.active_pages) = (0, 0, 0);
+        state.wiped_layers.checkpoint_begins();
+        state.freed.deferred_to_wipe = 0;
         state.is_space_wanted = false;
         state.counts.reservation.checkpoint_begins();
         let mut body = Vec::new();
@@ -273,7 +277,7 @@ impl Checkpoint {
         chunk: ChunkId,
         quarter: u8,
         old: PageRef,
-        kept: BlockSet,
+        (kept, wipe): (BlockSet, bool),
     ) {
         let page = if old.is_none() { None } else { cx.cache.get(old.addr()) };
         if !old.is_none() && page.is_none() {
@@ -281,7 +285,7 @@ impl Checkpoint {
             let read = DiskOp::Read { at: old.addr().byte_offset(), len: PAGE_BYTES as u32 };
             cx.device.start(Purpose::CheckpointRead(self.window.len()), read);
         }
-        self.window.push(Wanted { pg, chunk, quarter, old, page, kept });
+        self.window.push(Wanted { pg, chunk, quarter, old, page, kept, wipe });
     }
 
     /// Takes the next window of frozen deltas; false when there are no more.
@@ -303,7 +307,7 @@ impl Checkpoint {
         self.cursor = keys.last().copied().or(self.cursor);
         for (pg, chunk, quarter) in &keys {
             let old = self.entry(*pg, *chunk).pages[usize::from(*quarter)];
-            self.want(cx, *pg, *chunk, *quarter, old, BlockSet::default());
+            self.want(cx, *pg, *chunk, *quarter, old, (BlockSet::default(), false));
         }
         !keys.is_empty()
     }
@@ -312,7 +316,8 @@ impl Checkpoint {
         let from = self.purge.len().saturating_sub(WINDOW_PAGES);
         for purge in self.purge.split_off(from) {
             // Its PG is of no interest any more.
-            self.want(cx, PgId::default(), purge.chunk, purge.quarter, purge.page, purge.kept);
+            let what = (purge.kept, purge.wipe);
+            self.want(cx, PgId::default(), purge.chunk, purge.quarter, purge.page, what);
         }
         !self.window.is_empty()
     }
@@ -351,10 +356,11 @@ impl Checkpoint {
         let mem = cx.state.pgs.get(pg).expect("its delta is there");
         let delta: &Delta = mem.frozen.get(&(*chunk, *quarter)).expect("it stays until the checkpoint ends");
         let mut slots = base(page.as_ref());
+        let wipe = cx.state.wiped_layers.wipe_replaced(chunk.layer);
         let mut replaced = 0;
         for (block, slot) in delta.iter() {
             if let Some(freed) = slots[usize::from(block)].addr() {
-                release(&mut self.freed, freed);
+                release(&mut self.freed, freed, wipe);
                 replaced += 1;
             }
             slots[usize::from(block)] = slot;
@@ -383,7 +389,7 @@ impl Checkpoint {
             let left = (0..=u8::MAX).zip(slots.iter()).filter(|(block, _)| !wanted.kept.has(*block));
             let mut dropped = 0;
             for addr in left.filter_map(|(_, slot)| slot.addr()) {
-                release(&mut self.freed, addr);
+                release(&mut self.freed, addr, wanted.wipe);
                 dropped += 1;
             }
             state.counts.add(wanted.chunk.layer, -dropped);
@@ -461,7 +467,7 @@ impl Checkpoint {
     }
 
     /// The superblock is durable: tells the live state where things are now; returns the new root and what may be freed.
-    pub(super) fn finish(self, state: &mut State, cache: &mut PageCache, old: &Root) -> (Root, Vec<Run>) {
+    pub(super) fn finish(self, state: &mut State, cache: &mut PageCache, old: &Root) -> (Root, Vec<FreedRun>) {
         let generation = state.generation;
         let mut freed = self.freed;
         let mut leaves = Vec::with_capacity(self.snapshot.len());
@@ -487,12 +493,15 @@ impl Checkpoint {
         }
         state.is_merging = false;
         state.counts.reservation.checkpoint_ends();
+        state.wiped_layers.checkpoint_ends();
         leaves.sort_unstable();
-        freed.extend(old.leaves.iter().filter(|a| leaves.binary_search(a).is_err()).map(|a| Run::one(*a)));
-        freed.extend(old.chain.iter().map(|a| Run::one(*a)));
+        // Nothing in them is of a client.
+        let own = |addr: BlockAddr| FreedRun { run: Run::one(addr), wipe: false };
+        freed.extend(old.leaves.iter().filter(|a| leaves.binary_search(a).is_err()).map(|a| own(*a)));
+        freed.extend(old.chain.iter().map(|a| own(*a)));
         for page in self.freed_pages {
             cache.remove(page);
-            freed.push(Run::one(page));
+            freed.push(own(page));
         }
         (Root { leaves, chain: self.chain }, freed)
     }
@@ -528,7 +537,8 @@ fn adopt_pages(state: &mut State, pg: PgId, generation: u32, before: &Entry, now
         } else {
             let quarter = quarter as u8;
             let kept = mem.moved_away.remove(&(chunk, quarter)).unwrap_or_default();
-            state.purge.push(Purge { chunk, quarter, page: now.pages[usize::from(quarter)], kept });
+            let wipe = state.wiped_layers.wipe_held(chunk.layer, SLOTS);
+            state.purge.push(Purge { chunk, quarter, page: now.pages[usize::from(quarter)], kept, wipe });
         }
     }
 }

@@ -83,7 +83,7 @@ impl State {
     pub(super) fn blocks_in_no_layer(&self) -> u64 {
         let prepared = self.pgs.values().flat_map(|mem| mem.prepared.values()).flat_map(|entry| &entry.runs);
         let freed = self.freed.released.iter().chain(&self.freed.deferred);
-        prepared.chain(freed).map(|run| u64::from(run.count)).sum()
+        prepared.chain(freed.map(|freed| &freed.run)).map(|run| u64::from(run.count)).sum()
     }
 
     /// At the end of a mount: `pages` has what the index pages name. What replay has counted is of pages that it did not read.

@@ -29,20 +29,31 @@ impl BlockSet {
     }
 }
 
+/// Blocks that nobody names any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct FreedRun {
+    pub run: Run,
+    /// Whether they are wiped when they are free (store/wiped_layers.rs).
+    pub wipe: bool,
+}
+
 /// Blocks of data whose last mention went away.
 #[derive(Debug, Default)]
 pub(super) struct Freed {
     /// Only the log named them: free when the record that dropped them is durable.
-    pub released: Vec<Run>,
+    pub released: Vec<FreedRun>,
     /// A page of a chunk that was merged away may name them still, to which the last superblock leads (K1): free with a checkpoint that begins
     /// later.
-    pub deferred: Vec<Run>,
+    pub deferred: Vec<FreedRun>,
+    /// Blocks of the latter that are wiped then.
+    pub deferred_to_wipe: u64,
 }
 
 impl Freed {
     pub(super) fn clear(&mut self) {
         self.released.clear();
         self.deferred.clear();
+        self.deferred_to_wipe = 0;
     }
 }
 
@@ -68,14 +79,19 @@ impl Delta {
     }
 
     /// Frees the data of a block, unless it is told otherwise.
-    pub(super) fn free(&self, block: u8, slot: Slot, freed: &mut Freed) {
-        let list = if self.is_borrowed(block) { &mut freed.deferred } else { &mut freed.released };
-        slot.addr().into_iter().for_each(|addr| release(list, addr));
+    pub(super) fn free(&self, block: u8, slot: Slot, freed: &mut Freed, wipe: bool) {
+        let Some(addr) = slot.addr() else { return };
+        if self.is_borrowed(block) {
+            release(&mut freed.deferred, addr, wipe);
+            freed.deferred_to_wipe += u64::from(wipe);
+        } else {
+            release(&mut freed.released, addr, wipe);
+        }
     }
 
     /// What a merge moves here, into a block that nothing was known of.
-    pub(super) fn take_over(&mut self, block: u8, slot: Slot, is_borrowed: bool, freed: &mut Freed) {
-        self.set(block, std::iter::once(slot), freed);
+    pub(super) fn take_over(&mut self, block: u8, slot: Slot, is_borrowed: bool, freed: &mut Freed, wipe: bool) {
+        self.set(block, std::iter::once(slot), freed, wipe);
         if is_borrowed && slot.addr().is_some() {
             self.borrowed.get_or_insert_default().insert(block);
         }
@@ -108,7 +124,7 @@ impl Delta {
     }
 
     /// Replaces neighbouring blocks from `first` on; the data of what was there is released. Returns how many.
-    pub(super) fn set(&mut self, first: u8, new: impl Iterator<Item = Slot>, freed: &mut Freed) -> usize {
+    pub(super) fn set(&mut self, first: u8, new: impl Iterator<Item = Slot>, freed: &mut Freed, wipe: bool) -> usize {
         let begin = self.rank(first);
         let mut at = begin;
         for (block, slot) in (first..=u8::MAX).zip(new) {
@@ -116,7 +132,7 @@ impl Delta {
             if self.has(block) {
                 let old = std::mem::replace(&mut self.slots[at], slot);
                 self.present -= u16::from(old.addr().is_some());
-                self.free(block, old, freed);
+                self.free(block, old, freed, wipe);
                 self.borrowed.iter_mut().for_each(|set| set.remove(block));
             } else {
                 self.slots.insert(at, slot);
@@ -129,10 +145,10 @@ impl Delta {
 }
 
 /// Adds a block to a list of runs, joining it to the last where it goes on.
-pub(super) fn release(released: &mut Vec<Run>, addr: BlockAddr) {
+pub(super) fn release(released: &mut Vec<FreedRun>, addr: BlockAddr, wipe: bool) {
     match released.last_mut() {
-        Some(last) if last.end() == addr.0 && last.count < 1024 => last.count += 1,
-        _ => released.push(Run::one(addr)),
+        Some(last) if last.wipe == wipe && last.run.end() == addr.0 && last.run.count < 1024 => last.run.count += 1,
+        _ => released.push(FreedRun { run: Run::one(addr), wipe }),
     }
 }
 
@@ -140,6 +156,10 @@ pub(super) fn release(released: &mut Vec<Run>, addr: BlockAddr) {
 mod tests {
     use super::*;
     use ashlar_types::{Crc, Version};
+
+    fn wiped(at: u64) -> FreedRun {
+        FreedRun { run: Run::one(BlockAddr(at)), wipe: true }
+    }
 
     fn slot(n: u64) -> Slot {
         Slot::Present { addr: BlockAddr(n), crc: Crc(n as u32), stamp: Version::from_bits(n) }
@@ -158,27 +178,24 @@ mod tests {
             for (i, slot) in new.iter().enumerate() {
                 expected.extend(map.insert(first + i as u8, *slot).and_then(Slot::addr));
             }
-            assert_eq!(delta.set(first, new.into_iter(), &mut freed) as u64, count);
+            assert_eq!(delta.set(first, new.into_iter(), &mut freed, false) as u64, count);
             assert!(delta.iter().eq(map.iter().map(|(block, slot)| (*block, *slot))));
             assert_eq!(usize::from(delta.present()), map.values().filter(|slot| slot.addr().is_some()).count());
         }
         assert!((0..=u8::MAX).all(|block| delta.get(block) == map.get(&block).copied()));
-        assert!(freed.released.iter().flat_map(|run| run.blocks()).eq(expected));
+        assert!(freed.released.iter().flat_map(|freed| freed.run.blocks()).eq(expected));
         assert!(map.len() > 200, "not all of it is empty");
     }
 
     #[test]
     fn what_was_borrowed_is_freed_later() {
         let (mut delta, mut freed) = (Delta::default(), Freed::default());
-        delta.take_over(7, slot(70), true, &mut freed);
-        delta.take_over(8, slot(80), false, &mut freed);
+        delta.take_over(7, slot(70), true, &mut freed, true);
+        delta.take_over(8, slot(80), false, &mut freed, true);
         assert!(delta.is_borrowed(7) && !delta.is_borrowed(8));
-        delta.set(7, [slot(71), slot(81)].into_iter(), &mut freed);
-        assert_eq!(
-            (freed.deferred.as_slice(), freed.released.as_slice()),
-            (&[Run::one(BlockAddr(70))][..], &[Run::one(BlockAddr(80))][..])
-        );
-        delta.set(7, std::iter::once(slot(72)), &mut freed);
-        assert_eq!(freed.released.last(), Some(&Run::one(BlockAddr(71))), "what came after it is its own");
+        delta.set(7, [slot(71), slot(81)].into_iter(), &mut freed, true);
+        assert_eq!((freed.deferred.as_slice(), freed.released.as_slice()), (&[wiped(70)][..], &[wiped(80)][..]));
+        delta.set(7, std::iter::once(slot(72)), &mut freed, true);
+        assert_eq!(freed.released.last(), Some(&wiped(71)), "what came after it is its own");
     }
 }

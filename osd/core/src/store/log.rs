@@ -7,6 +7,7 @@
 
 use super::allocator::Near;
 use super::api::Token;
+use super::delta::FreedRun;
 use crate::DiskOp;
 use crate::format::log_batch::{BatchHeader, HEADER_BYTES, padded};
 use crate::format::superblock::LOG_AT;
@@ -53,7 +54,7 @@ pub(super) struct OpenBatch {
     /// Data that goes out with it.
     pub data: Vec<(Run, Bytes)>,
     /// Blocks that its records free.
-    pub released: Vec<Run>,
+    pub released: Vec<FreedRun>,
 }
 
 /// Data that is on its way to the disk, or waits to be sent: read from here, since it may not be there yet.
@@ -90,7 +91,7 @@ struct Sent {
     /// Where the runs of its data begin.
     data: Vec<BlockAddr>,
     tokens: Vec<Token>,
-    released: Vec<Run>,
+    released: Vec<FreedRun>,
 }
 
 #[derive(Debug)]
@@ -127,7 +128,7 @@ pub(super) struct LogPoint {
 #[derive(Debug, Default)]
 pub(super) struct Settled {
     pub tokens: Vec<Token>,
-    pub released: Vec<Run>,
+    pub released: Vec<FreedRun>,
 }
 
 impl Log {
@@ -348,14 +349,14 @@ impl OpenBatch {
     }
 
     /// A record was encoded into `bytes`.
-    pub(super) fn added(&mut self, token: Option<Token>, released: &mut Vec<Run>) {
+    pub(super) fn added(&mut self, token: Option<Token>, released: &mut Vec<FreedRun>) {
         self.added_lazily(released);
         self.tokens.extend(token);
         self.is_awaited = true;
     }
 
     /// The same for a record that waits for company.
-    pub(super) fn added_lazily(&mut self, released: &mut Vec<Run>) {
+    pub(super) fn added_lazily(&mut self, released: &mut Vec<FreedRun>) {
         self.records += 1;
         self.released.append(released);
     }

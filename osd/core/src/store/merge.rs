@@ -255,6 +255,7 @@ impl State {
         }
         let Some(entry) = mem.directory.remove(below) else { return };
         let has_frozen = is_merging && !entry.is_born_in(generation);
+        let wipe = self.wiped_layers.has(below.layer) || self.wiped_layers.has(upper.layer);
         for (quarter, page) in (0..).zip(entry.pages) {
             let is_here = |m: &&MovedBlock| usize::from(m.block.0) / SLOTS == usize::from(quarter);
             let lower = mem.active.remove(&(below, quarter));
@@ -281,17 +282,18 @@ impl State {
                     Delta::default()
                 });
                 let before = delta.present();
-                delta.take_over(block, slot, is_borrowed, &mut self.freed);
+                delta.take_over(block, slot, is_borrowed, &mut self.freed, wipe);
                 self.counts.add(upper.layer, i64::from(delta.present()) - i64::from(before));
             }
             if let Some(delta) = lower {
-                delta.iter().filter(|(b, _)| !taken.has(*b)).for_each(|(b, s)| delta.free(b, s, &mut self.freed));
+                delta.iter().filter(|(b, _)| !taken.has(*b)).for_each(|(b, s)| delta.free(b, s, &mut self.freed, wipe));
             }
             // As in `drop_chunk`: what is being merged into a page now is purged with that.
             if has_frozen && mem.frozen.contains_key(&(below, quarter)) {
                 mem.moved_away.insert((below, quarter), kept);
             } else if !page.is_none() {
-                self.purge.push(Purge { chunk: below, quarter, page, kept });
+                self.wiped_layers.wipe_held(below.layer, SLOTS);
+                self.purge.push(Purge { chunk: below, quarter, page, kept, wipe });
             }
         }
     }

@@ -23,6 +23,7 @@ mod log_scan;
 mod merge;
 mod mount;
 mod offline;
+mod owed;
 mod read;
 mod replay;
 mod reserve;
@@ -35,6 +36,8 @@ mod submit;
 mod trim;
 mod units;
 mod wipe;
+mod wipe_api;
+mod wiped_layers;
 
 pub use offline::ReadAt;
 pub use resolved::NextBelow;
@@ -62,6 +65,7 @@ use state::State;
 use std::collections::{BTreeSet, VecDeque};
 use std::marker::PhantomData;
 use std::sync::Arc;
+use wiped_layers::WipedLayers;
 
 /// The smallest log: room for one record of the largest write several times.
 pub const LOG_BYTES_MIN: u64 = 256 << 10;
@@ -126,11 +130,12 @@ impl<P: Policy> Store<P> {
     pub fn new(config: StoreConfig) -> Store<P> {
         let cache = PageCache::new(config.index_cache_bytes);
         let resolved = Resolved::new(config.index_cache_bytes / 8);
+        let wiped_layers = WipedLayers::new(P::REPLACED_NOT_WIPED);
         let retry_ids_max = if P::FORGOTTEN_RETRY_ID { Some(4) } else { None };
         Store {
             config,
             phase: Phase::New,
-            state: State { retry_ids_max, resolved, ..State::default() },
+            state: State { retry_ids_max, resolved, wiped_layers, ..State::default() },
             cache,
             device: Device::default(),
             events: VecDeque::new(),
@@ -223,30 +228,6 @@ impl<P: Policy> Store<P> {
         {
             let op = DiskOp::Discard { at: run.first.byte_offset(), len: run.bytes() };
             self.device.start(Purpose::Discard(run), op);
-        }
-    }
-
-    /// Begins to wipe whatever was freed, or dropped by a record, before now; ended by [`StoreEvent::Wiped`]. One at a time: while one is
-    /// under way this does nothing and returns false.
-    pub fn begin_wipe(&mut self) -> bool {
-        match &mut self.phase {
-            Phase::Running(running) => running.begin_wipe(),
-            Phase::New | Phase::Mounting(_) | Phase::Failed => false,
-        }
-    }
-
-    /// Wipes the next few MiB, unless some are under way.
-    pub fn wipe_more(&mut self) {
-        if let Phase::Running(running) = &mut self.phase {
-            running.wipe_more(&mut self.device);
-        }
-    }
-
-    /// Blocks that the wipe under way still has to look at, about.
-    pub fn wipe_left(&self) -> Option<u64> {
-        match &self.phase {
-            Phase::Running(running) => running.wipe_left(),
-            Phase::New | Phase::Mounting(_) | Phase::Failed => None,
         }
     }
 

@@ -3,6 +3,7 @@
 use super::api::{Accounting, MergeRefusal, Space, StoreError, StoreEvent, Token};
 use super::cache::PageCache;
 use super::checkpoint::{Checkpoint, CheckpointContext, Root};
+use super::delta::FreedRun;
 use super::device::{Device, Purpose};
 use super::log::{FlushUnderWay, Log, Sending, data_writes};
 use super::merge::WaitingMerge;
@@ -11,9 +12,9 @@ use super::read::Reads;
 use super::space::{SpaceKeeper, fixed_blocks};
 use super::state::State;
 use super::submit::WaitingRepair;
-use super::wipe::{Moment, Wipe};
+use super::wipe::{Moment, Wipe, WipeReport};
 use crate::format::superblock::Superblock;
-use crate::format::{BlockAddr, Identity, Run};
+use crate::format::{BlockAddr, Identity};
 use crate::{DiskOp, DiskResult};
 use std::collections::VecDeque;
 
@@ -42,6 +43,8 @@ pub(super) struct Running {
     /// To be told with the next poll.
     pub refused_merges: Vec<(Token, MergeRefusal)>,
     wipe: Option<Wipe>,
+    /// What was wiped without being asked for.
+    pub wiped_owed: WipeReport,
 }
 
 #[derive(Debug, Default)]
@@ -49,7 +52,7 @@ struct Subsumed {
     /// Where the runs of their data begin.
     data: Vec<BlockAddr>,
     tokens: Vec<Token>,
-    released: Vec<Run>,
+    released: Vec<FreedRun>,
 }
 
 impl Running {
@@ -69,6 +72,7 @@ impl Running {
             merges: Vec::new(),
             refused_merges: Vec::new(),
             wipe: None,
+            wiped_owed: WipeReport::default(),
         }
     }
 
@@ -135,6 +139,16 @@ impl Running {
         true
     }
 
+    /// Not while something is trimmed: what is out of the allocator for that would be passed over.
+    pub(super) fn begin_owed_wipe(&mut self) -> bool {
+        if self.wipe.is_some() || self.space.is_trimming() || self.space.unwiped.owed.blocks() == 0 {
+            return false;
+        }
+        self.wipe = Some(Wipe::begin_owed(&mut self.space));
+        self.space.is_wiping = true;
+        true
+    }
+
     pub(super) fn wipe_more(&mut self, device: &mut Device) {
         if let Some(wipe) = &mut self.wipe {
             wipe.next_round(&mut self.space, device);
@@ -157,9 +171,14 @@ impl Running {
         let now = self.moment(state);
         let Some(wipe) = &mut self.wipe else { return };
         if let Some(mut report) = wipe.advance(now, &mut self.space) {
-            report.damaged_pages = device.stats.bad_pages;
+            let is_of_owed = wipe.is_of_owed;
             self.wipe = None;
             self.space.is_wiping = false;
+            if is_of_owed {
+                self.wiped_owed.add(report);
+                return;
+            }
+            report.damaged_pages = device.stats.bad_pages;
             events.push_back(StoreEvent::Wiped(report));
         } else if wipe.wants_checkpoint(now) {
             state.is_space_wanted = true;
@@ -210,7 +229,7 @@ impl Running {
         if let Some(pending) = &self.report {
             return pending.wants_checkpoint;
         }
-        let deferred: u64 = state.freed.deferred.iter().map(|run| u64::from(run.count)).sum();
+        let deferred: u64 = state.freed.deferred.iter().map(|freed| u64::from(freed.run.count)).sum();
         let purgeable = PAGE_WORTH * state.purge.len() as u64 + deferred;
         let free = self.space(state).free;
         self.log.used_bytes() > self.log.ring_bytes() / 2

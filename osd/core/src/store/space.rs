@@ -4,6 +4,7 @@
 
 use super::allocator::{Allocator, Near};
 use super::api::{Space, StoreError};
+use super::delta::FreedRun;
 use super::trim::TrimMap;
 use super::wipe::Unwiped;
 use crate::format::{BlockAddr, Run};
@@ -17,7 +18,7 @@ pub(super) struct SpaceKeeper {
     pub allocator: Allocator,
     reserve: u64,
     /// Freed, with the number of the first read that began after.
-    limbo: VecDeque<(u64, Run)>,
+    limbo: VecDeque<(u64, FreedRun)>,
     trim: TrimMap,
     /// Taken from the allocator while they are being trimmed.
     trimming_blocks: u64,
@@ -93,17 +94,20 @@ impl SpaceKeeper {
     }
 
     /// What freed them is durable; reads numbered below `next_read` may still look at them.
-    pub(super) fn free_after_reads(&mut self, next_read: u64, runs: impl IntoIterator<Item = Run>) {
+    pub(super) fn free_after_reads(&mut self, next_read: u64, runs: impl IntoIterator<Item = FreedRun>) {
         self.limbo.extend(runs.into_iter().map(|run| (next_read, run)));
     }
 
     /// All reads below `oldest_read` have ended.
     pub(super) fn settle(&mut self, oldest_read: u64) {
         while self.limbo.front().is_some_and(|(until, _)| *until <= oldest_read) {
-            let (_, run) = self.limbo.pop_front().expect("it was just looked at");
+            let (_, FreedRun { run, wipe }) = self.limbo.pop_front().expect("it was just looked at");
             self.allocator.give_back(run);
             self.trim.freed(run);
             self.unwiped.freed(run);
+            if wipe {
+                self.unwiped.owed.insert(run);
+            }
         }
     }
 

@@ -7,9 +7,11 @@
 
 use super::api::{ChunkVersions, PgState, PreparedWrite, SessionState};
 use super::counts::Counts;
+use super::delta::FreedRun;
 use super::delta::{BlockSet, Delta, Deltas, Freed};
 use super::directory::{Directory, Entry};
 use super::resolved::Resolved;
+use super::wiped_layers::WipedLayers;
 use crate::format::directory_page::PageRef;
 use crate::format::index_page::{QUARTERS, SLOTS, Slot};
 use crate::format::log_record::Record;
@@ -28,6 +30,8 @@ pub(super) struct Purge {
     pub page: PageRef,
     /// Those of its blocks that a merge has moved away.
     pub kept: BlockSet,
+    /// Whether the others are wiped when they are free.
+    pub wipe: bool,
 }
 
 #[derive(Debug)]
@@ -77,6 +81,7 @@ pub(super) struct State {
     /// Somebody lacks space that a checkpoint may give back.
     pub is_space_wanted: bool,
     pub resolved: Resolved,
+    pub wiped_layers: WipedLayers,
 }
 
 /// Where to look for the state of a quarter of a chunk, newest first.
@@ -310,9 +315,13 @@ impl State {
         let mem = self.pgs.entry(pg).or_default();
         let mut more = 0;
         let is_reserved = self.counts.reservation.has(chunk.layer);
+        let wipe = self.wiped_layers.has(chunk.layer);
         for (quarter, first, count) in quarters(range) {
-            if is_reserved && mem.has_older(chunk, quarter) {
-                self.counts.reservation.add_doubles(count.into());
+            if (is_reserved || wipe) && mem.has_older(chunk, quarter) {
+                if is_reserved {
+                    self.counts.reservation.add_doubles(count.into());
+                }
+                self.wiped_layers.wipe_held(chunk.layer, count.into());
             }
             let delta = mem.active.entry((chunk, quarter)).or_insert_with(|| {
                 self.active_pages += 1;
@@ -320,7 +329,7 @@ impl State {
             });
             self.reclaimable += u64::from(count);
             let before = delta.present();
-            let set = delta.set(first, slots.by_ref().take(count.into()), &mut self.freed);
+            let set = delta.set(first, slots.by_ref().take(count.into()), &mut self.freed, wipe);
             assert_eq!(set, usize::from(count), "a state for each block");
             more += i64::from(delta.present()) - i64::from(before);
         }
@@ -328,6 +337,7 @@ impl State {
     }
 
     pub(super) fn roll_back(&mut self, pg: PgId, chunk: ChunkId, beyond: Version, record: bool) {
+        let wipe = self.wiped_layers.has(chunk.layer);
         let mem = self.pgs.entry(pg).or_default();
         loop {
             let range = (chunk, Version::NONE)..=(chunk, Version::from_bits(u64::MAX));
@@ -338,7 +348,7 @@ impl State {
             let entry = mem.remove_prepared(&key).expect("it was just found");
             mem.forget_id(&entry.public.write);
             self.prepared_pages -= pages_of(&entry.public.write);
-            self.freed.released.extend(entry.runs);
+            self.freed.released.extend(entry.runs.into_iter().map(|run| FreedRun { run, wipe }));
             if record {
                 mem.state.rolled_back.insert(key);
             }
@@ -369,6 +379,12 @@ impl State {
 
     /// Does not look at `Entry::is_lost`: that is found out at run time, so replay could not do the same (`Store::submit` drops those).
     pub(super) fn join(&mut self, pg: PgId, meta: &JoinMeta) {
+        self.wiped_layers.join_begins();
+        self.apply_join(pg, meta);
+        self.wiped_layers.join_ends();
+    }
+
+    fn apply_join(&mut self, pg: PgId, meta: &JoinMeta) {
         self.raise_floor(pg, &meta.fences);
         let mem = self.pg_mut(pg);
         mem.state.rolled_back.extend(meta.rolled_back.iter().copied());
@@ -434,18 +450,21 @@ impl State {
         let mem = self.pgs.entry(pg).or_default();
         mem.drop_ids_of(chunk);
         let Some(entry) = mem.directory.remove(chunk) else { return };
+        self.wiped_layers.chunk_dropped(chunk.layer);
         let has_frozen = is_merging && !entry.is_born_in(generation);
         for quarter in 0..QUARTERS as u8 {
             let page = entry.pages[usize::from(quarter)];
             // What is being merged now gets a new page; the end of the checkpoint finds its chunk gone and purges that.
             let is_merged_now = has_frozen && mem.frozen.contains_key(&(chunk, quarter));
             if !page.is_none() && !is_merged_now {
-                self.purge.push(Purge { chunk, quarter, page, kept: BlockSet::default() });
+                let wipe = self.wiped_layers.wipe_held(chunk.layer, SLOTS);
+                self.purge.push(Purge { chunk, quarter, page, kept: BlockSet::default(), wipe });
             }
             if let Some(delta) = mem.active.remove(&(chunk, quarter)) {
                 self.active_pages -= 1;
                 self.counts.add(chunk.layer, -i64::from(delta.present()));
-                delta.iter().for_each(|(block, slot)| delta.free(block, slot, &mut self.freed));
+                let wipe = self.wiped_layers.has(chunk.layer);
+                delta.iter().for_each(|(block, slot)| delta.free(block, slot, &mut self.freed, wipe));
             }
         }
     }

@@ -5,11 +5,14 @@
 //! block meanwhile, instead of its being wiped, has written it.
 //! W5: it begins when no write is undecided whose data had not arrived when the process before ended: in the blocks of such a one lies what was there before, and
 //! they are free when it is undone.
+//! A wipe of what is owed alone (docs/decisions/039-wipe-freed.md) keeps W1 and W2 and needs none of the others: it is of blocks that are free already, and
+//! whoever takes one writes over it or ends with this process, after which all that is free is looked at.
 //! What was freed before this process began is not known from what was never in use: all that is free is read, and overwritten unless it is
 //! zero. Driven by `store::Store::poll`; each round is asked for from outside, so that clients are not disturbed.
 
 use super::allocator::Allocator;
 use super::device::{Device, Purpose};
+use super::owed::Owed;
 use super::space::SpaceKeeper;
 use super::units::{UNIT_BLOCKS, UnitSet, blocks_of};
 use crate::format::{PAGE_BYTES, Run};
@@ -38,18 +41,29 @@ pub struct WipeReport {
     pub damaged_pages: u64,
 }
 
+impl WipeReport {
+    pub(super) fn add(&mut self, other: WipeReport) {
+        self.overwritten += other.overwritten;
+        self.found_zero += other.found_zero;
+        self.unverified += other.unverified;
+        self.damaged_pages += other.damaged_pages;
+    }
+}
+
 /// Units whose free blocks may hold what was there before.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Unwiped {
     /// Something in them was freed by this process.
     freed: UnitSet,
     /// Not looked at since it began.
     unknown: UnitSet,
+    /// Blocks in those units that are wiped without being asked for.
+    pub owed: Owed,
 }
 
 impl Unwiped {
     pub(super) fn new(blocks: u64) -> Unwiped {
-        Unwiped { freed: UnitSet::default(), unknown: UnitSet::all(blocks) }
+        Unwiped { unknown: UnitSet::all(blocks), ..Unwiped::default() }
     }
 
     pub(super) fn freed(&mut self, run: Run) {
@@ -57,19 +71,35 @@ impl Unwiped {
     }
 
     fn take(&mut self) -> Unwiped {
-        std::mem::replace(self, Unwiped { freed: UnitSet::default(), unknown: UnitSet::default() })
+        let all = std::mem::take(self);
+        Unwiped { owed: Owed::default(), ..all }
     }
 
-    fn blocks(&self) -> u64 {
+    fn take_owed(&mut self) -> Unwiped {
+        let (owed, freed) = self.owed.take();
+        Unwiped { freed, unknown: UnitSet::default(), owed }
+    }
+
+    /// In all that may hold something; what is owed is in there.
+    pub(super) fn blocks(&self) -> u64 {
         self.freed.blocks() + self.unknown.blocks()
     }
 
+    fn is_empty(&self) -> bool {
+        self.blocks() + self.owed.blocks() == 0
+    }
+
     pub(super) fn memory_bytes(&self) -> u64 {
-        self.freed.memory_bytes() + self.unknown.memory_bytes()
+        self.freed.memory_bytes() + self.unknown.memory_bytes() + self.owed.memory_bytes()
     }
 
     /// Free blocks of the next units, out of the allocator, and whether they have to be looked at first.
     fn take_round(&mut self, allocator: &mut Allocator, blocks_max: u64) -> (Vec<Run>, bool) {
+        if self.owed.blocks() > 0 {
+            let runs = self.owed.next_round(allocator, blocks_max, ROUND_PIECES_MAX, PIECE_BLOCKS_MAX);
+            runs.iter().for_each(|run| assert!(allocator.take_run(*run), "W1: what is wiped is free"));
+            return (runs, false);
+        }
         let is_unknown = self.freed.is_empty();
         let set = if is_unknown { &mut self.unknown } else { &mut self.freed };
         let mut runs: Vec<Run> = Vec::new();
@@ -135,6 +165,8 @@ struct Round {
 #[derive(Debug)]
 pub(super) struct Wipe {
     phase: Phase,
+    /// It is of what is owed alone.
+    pub is_of_owed: bool,
     /// To be wiped by this one.
     left: Unwiped,
     round: Option<Round>,
@@ -166,15 +198,18 @@ impl Settling {
 
 impl Wipe {
     pub(super) fn begin() -> Wipe {
+        Wipe::new(Phase::Waits, Unwiped::default(), false)
+    }
+
+    /// Of what is owed.
+    pub(super) fn begin_owed(space: &mut SpaceKeeper) -> Wipe {
+        Wipe::new(Phase::Wipes, space.unwiped.take_owed(), true)
+    }
+
+    fn new(phase: Phase, left: Unwiped, is_of_owed: bool) -> Wipe {
         let mut zeroes = aligned_payload(PIECE_BLOCKS_MAX as usize * PAGE_BYTES);
         zeroes.resize(PIECE_BLOCKS_MAX as usize * PAGE_BYTES, 0);
-        Wipe {
-            phase: Phase::Waits,
-            left: Unwiped { freed: UnitSet::default(), unknown: UnitSet::default() },
-            round: None,
-            report: WipeReport::default(),
-            zeroes: zeroes.freeze(),
-        }
+        Wipe { phase, is_of_owed, left, round: None, report: WipeReport::default(), zeroes: zeroes.freeze() }
     }
 
     /// Whether a checkpoint has to begin for it to go on.
@@ -191,7 +226,7 @@ impl Wipe {
     pub(super) fn left(&self, space: &SpaceKeeper) -> u64 {
         match &self.phase {
             Phase::Waits | Phase::Begins(_) => space.unwiped.blocks(),
-            Phase::Wipes | Phase::Ends(_) => self.left.blocks(),
+            Phase::Wipes | Phase::Ends(_) => self.left.blocks() + self.left.owed.blocks(),
         }
     }
 
@@ -212,9 +247,13 @@ impl Wipe {
                 None
             }
             Phase::Wipes => {
-                if self.round.is_none() && self.left.blocks() == 0 {
-                    self.phase = Phase::Ends(Settling::begin(now));
+                if self.round.is_some() || !self.left.is_empty() {
+                    return None;
                 }
+                if self.is_of_owed {
+                    return Some(self.report);
+                }
+                self.phase = Phase::Ends(Settling::begin(now));
                 None
             }
             Phase::Ends(settling) => settling.is_done(now, space).then_some(self.report),
@@ -223,7 +262,7 @@ impl Wipe {
 
     /// Begins the next round, unless one is under way or there is nothing to do now.
     pub(super) fn next_round(&mut self, space: &mut SpaceKeeper, device: &mut Device) {
-        if !matches!(self.phase, Phase::Wipes) || self.round.is_some() || self.left.blocks() == 0 {
+        if !matches!(self.phase, Phase::Wipes) || self.round.is_some() || self.left.is_empty() {
             return;
         }
         // While it is away, writes can go on.

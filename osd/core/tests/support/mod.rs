@@ -3,6 +3,7 @@
 
 pub mod model;
 pub mod node;
+pub mod tags;
 pub mod workload;
 
 use ashlar_osd_core::store::api::{

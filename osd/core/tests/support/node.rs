@@ -6,7 +6,7 @@ use ashlar_osd_core::{Action, ConnId, Event, Honest, Osd, OsdConfig};
 use ashlar_sim_disk::SimDisk;
 use ashlar_types::control::ControlRequest;
 use ashlar_types::view::{Barrier, ClusterView, Floor, Merge, OsdInfo, PgConfig, Reservations};
-use ashlar_types::wipe::Wipe;
+use ashlar_types::wipe::{FreedWipes, Wipe};
 use ashlar_types::{
     AttachmentId, BLOCK_BYTES, BootId, CHUNK_BYTES, ChunkId, ChunkIndex, ClusterId, Crc, Duration, Epoch, Generation,
     IdSet, LayerId, OpId, OpNumber, OsdId, PgId, PoolId, Revision, SessionId, StackRevision, Tick, Version, VolumeId,
@@ -257,6 +257,12 @@ impl Node {
 
     pub fn forget_wipes(&mut self) {
         self.view.wipes.clear();
+        self.show_view();
+    }
+
+    /// The view names layers of volumes that wipe as they free, and the number of the sweep.
+    pub fn wipe_freed(&mut self, layers: IdSet<LayerId>, sweep: u64) {
+        self.view.wipe_freed = Some(FreedWipes { layers, known_below: LayerId(100), sweep });
         self.show_view();
     }
 

@@ -155,6 +155,7 @@ fn is_repeatable(request: &ControlRequest) -> bool {
         | R::VolumeExtend { .. }
         | R::VolumeSet { .. }
         | R::VolumeSetMode { .. }
+        | R::VolumeSetWipeFreed { .. }
         | R::VolumeShrink { .. }
         | R::PoolSet { .. }
         | R::PoolKeepDeleted { .. }
@@ -181,6 +182,7 @@ fn is_repeatable(request: &ControlRequest) -> bool {
         | R::ScrubDone { .. } => true,
         R::PoolCreate { .. }
         | R::VolumeCreate { .. }
+        | R::VolumeCreateWiping { .. }
         | R::VolumeDelete { .. }
         | R::SnapshotCreate { .. }
         | R::SnapshotDelete { .. }

@@ -174,6 +174,7 @@ impl From<VolumeInfo> for proto::VolumeInfo {
             provision: proto::Provision::from(v.provision).into(),
             is_reserving: v.is_reserving,
             disk_mode: proto::DiskMode::from(v.disk_mode).into(),
+            wipe_freed: v.wipe_freed,
         }
     }
 }
@@ -204,6 +205,7 @@ impl TryFrom<proto::VolumeInfo> for VolumeInfo {
             provision: provision("VolumeInfo.provision", v.provision)?,
             is_reserving: v.is_reserving,
             disk_mode: disk_mode("VolumeInfo.disk_mode", v.disk_mode)?,
+            wipe_freed: v.wipe_freed,
         })
     }
 }

@@ -6,8 +6,8 @@ use super::space::provision;
 use super::{ProtoError, byte, disk_name, name, names, pg_from_proto, pg_required, pg_to_proto, required};
 use crate::proto;
 use crate::proto::control_request::Request as Kind;
-use ashlar_types::control::{AttachMode, ControlRequest, OsdHeartbeat, OsdUsage, OverCommit, PgChange};
-use ashlar_types::{BootId, Epoch, JobId, LayerId, OsdId, Revision, SessionId, VolumeId, WipeId};
+use ashlar_types::control::{AttachMode, ControlRequest, OsdHeartbeat, OsdUsage, OverCommit, PgChange, Provision};
+use ashlar_types::{BootId, Epoch, JobId, LayerId, Name, OsdId, Revision, SessionId, VolumeId, WipeId};
 
 impl From<ControlRequest> for proto::ControlRequest {
     fn from(request: ControlRequest) -> Self {
@@ -23,12 +23,12 @@ impl From<ControlRequest> for proto::ControlRequest {
                 Kind::PoolSet(proto::PoolSet { name: name.into(), over_commit: over_commit.map(|ratio| ratio.0) })
             }
             R::PoolList => Kind::PoolList(proto::PoolList {}),
-            R::VolumeCreate { name, size, pool, provision } => Kind::VolumeCreate(proto::VolumeCreate {
-                name: name.into(),
-                size,
-                pool: pool.map(Into::into),
-                provision: proto::Provision::from(provision).into(),
-            }),
+            R::VolumeCreate { name, size, pool, provision } => {
+                Kind::VolumeCreate(create_to_proto(name, size, pool, provision))
+            }
+            R::VolumeCreateWiping { name, size, pool, provision } => {
+                Kind::VolumeCreateWiping(create_to_proto(name, size, pool, provision))
+            }
             R::VolumeSet { name, provision } => Kind::VolumeSet(proto::VolumeSet {
                 name: name.into(),
                 provision: proto::Provision::from(provision).into(),
@@ -117,6 +117,10 @@ impl From<ControlRequest> for proto::ControlRequest {
                 let wipes = wipes.into_iter().map(|wipe| wipe.0).collect();
                 Kind::WipeDone(proto::WipeDone { osd: osd.0, wipes, report: Some(report.into()) })
             }
+            R::VolumeSetWipeFreed { names, on } => Kind::VolumeSetWipeFreed(proto::VolumeSetWipeFreed {
+                names: names.into_iter().map(Into::into).collect(),
+                on,
+            }),
             R::WipeForget { wipe, give_up } => Kind::WipeForget(proto::WipeForget { wipe: wipe.0, give_up }),
             R::AttachmentList { gateway } => Kind::AttachmentList(proto::AttachmentList { gateway }),
             R::RegisterGateway { gateway, boot, nbd_address, nbd_socket } => {
@@ -172,6 +176,16 @@ impl From<ControlRequest> for proto::ControlRequest {
     }
 }
 
+fn create_to_proto(name: Name, size: u64, pool: Option<Name>, provision: Provision) -> proto::VolumeCreate {
+    let provision = proto::Provision::from(provision).into();
+    proto::VolumeCreate { name: name.into(), size, pool: pool.map(Into::into), provision }
+}
+
+fn create_from_proto(r: proto::VolumeCreate) -> Result<(Name, u64, Option<Name>, Provision), ProtoError> {
+    let pool = r.pool.map(|pool| name("VolumeCreate.pool", &pool)).transpose()?;
+    Ok((name("VolumeCreate.name", &r.name)?, r.size, pool, provision("VolumeCreate.provision", r.provision)?))
+}
+
 impl TryFrom<proto::ControlRequest> for ControlRequest {
     type Error = ProtoError;
     fn try_from(request: proto::ControlRequest) -> Result<Self, ProtoError> {
@@ -187,12 +201,14 @@ impl TryFrom<proto::ControlRequest> for ControlRequest {
                 R::PoolSet { name: name("PoolSet.name", &r.name)?, over_commit: r.over_commit.map(OverCommit) }
             }
             Kind::PoolList(_) => R::PoolList,
-            Kind::VolumeCreate(r) => R::VolumeCreate {
-                name: name("VolumeCreate.name", &r.name)?,
-                size: r.size,
-                provision: provision("VolumeCreate.provision", r.provision)?,
-                pool: r.pool.map(|p| name("VolumeCreate.pool", &p)).transpose()?,
-            },
+            Kind::VolumeCreate(r) => {
+                let (name, size, pool, provision) = create_from_proto(r)?;
+                R::VolumeCreate { name, size, pool, provision }
+            }
+            Kind::VolumeCreateWiping(r) => {
+                let (name, size, pool, provision) = create_from_proto(r)?;
+                R::VolumeCreateWiping { name, size, pool, provision }
+            }
             Kind::VolumeSet(r) => R::VolumeSet {
                 name: name("VolumeSet.name", &r.name)?,
                 provision: provision("VolumeSet.provision", r.provision)?,
@@ -312,6 +328,9 @@ impl TryFrom<proto::ControlRequest> for ControlRequest {
                 wipes: r.wipes.into_iter().map(WipeId).collect(),
                 report: super::wipe::report(r.report)?,
             },
+            Kind::VolumeSetWipeFreed(r) => {
+                R::VolumeSetWipeFreed { names: names("VolumeSetWipeFreed.names", &r.names)?, on: r.on }
+            }
             Kind::WipeForget(r) => R::WipeForget { wipe: WipeId(r.wipe), give_up: r.give_up },
             Kind::AttachmentList(r) => R::AttachmentList { gateway: r.gateway },
             Kind::RegisterGateway(r) => R::RegisterGateway {
@@ -434,26 +453,38 @@ impl From<proto::OsdHeartbeat> for OsdHeartbeat {
 
 impl From<OsdUsage> for proto::OsdUsage {
     fn from(usage: OsdUsage) -> Self {
-        let OsdUsage { total, used, repaired_blocks, lost_blocks, free, unfilled, fixed, index, data, wipe_left } =
-            usage;
-        proto::OsdUsage { total, used, repaired_blocks, lost_blocks, free, unfilled, fixed, index, data, wipe_left }
+        proto::OsdUsage {
+            total: usage.total,
+            used: usage.used,
+            repaired_blocks: usage.repaired_blocks,
+            lost_blocks: usage.lost_blocks,
+            free: usage.free,
+            unfilled: usage.unfilled,
+            fixed: usage.fixed,
+            index: usage.index,
+            data: usage.data,
+            wipe_left: usage.wipe_left,
+            unwiped: usage.unwiped,
+            wipe_unverified: usage.wipe_unverified,
+        }
     }
 }
 
 impl From<proto::OsdUsage> for OsdUsage {
     fn from(usage: proto::OsdUsage) -> Self {
-        let proto::OsdUsage {
-            total,
-            used,
-            repaired_blocks,
-            lost_blocks,
-            free,
-            unfilled,
-            fixed,
-            index,
-            data,
-            wipe_left,
-        } = usage;
-        OsdUsage { total, used, repaired_blocks, lost_blocks, free, unfilled, fixed, index, data, wipe_left }
+        OsdUsage {
+            total: usage.total,
+            used: usage.used,
+            repaired_blocks: usage.repaired_blocks,
+            lost_blocks: usage.lost_blocks,
+            free: usage.free,
+            unfilled: usage.unfilled,
+            fixed: usage.fixed,
+            index: usage.index,
+            data: usage.data,
+            wipe_left: usage.wipe_left,
+            unwiped: usage.unwiped,
+            wipe_unverified: usage.wipe_unverified,
+        }
     }
 }

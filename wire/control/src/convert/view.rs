@@ -22,6 +22,7 @@ impl From<ClusterView> for proto::ClusterView {
             merges: v.merges.into_iter().map(Into::into).collect(),
             reservations: v.reservations.map(Into::into),
             wipes: v.wipes.into_iter().map(Into::into).collect(),
+            wipe_freed: v.wipe_freed.map(Into::into),
         }
     }
 }
@@ -40,6 +41,7 @@ impl TryFrom<proto::ClusterView> for ClusterView {
             scrubs: v.scrubs.into_iter().map(scrub_from_proto).collect::<Result<_, _>>()?,
             reservations: v.reservations.map(TryInto::try_into).transpose()?,
             wipes: v.wipes.into_iter().map(Into::into).collect(),
+            wipe_freed: v.wipe_freed.map(Into::into),
         })
     }
 }
@@ -191,12 +193,12 @@ impl From<proto::Merge> for Merge {
     }
 }
 
-fn ranges_to_proto<T: Numbered>(ids: &IdSet<T>) -> Vec<proto::IdRange> {
+pub(super) fn ranges_to_proto<T: Numbered>(ids: &IdSet<T>) -> Vec<proto::IdRange> {
     ids.ranges().map(|(first, last)| proto::IdRange { first: first.number(), last: last.number() }).collect()
 }
 
 /// In whatever order: the set is the same.
-fn ranges_from_proto<T: Numbered>(ranges: Vec<proto::IdRange>) -> IdSet<T> {
+pub(super) fn ranges_from_proto<T: Numbered>(ranges: Vec<proto::IdRange>) -> IdSet<T> {
     let mut ids = IdSet::default();
     ranges.into_iter().for_each(|r| ids.insert(T::of(r.first), T::of(r.last)));
     ids

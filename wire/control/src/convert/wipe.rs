@@ -1,9 +1,10 @@
 //! Wipes, of `ashlar_types::wipe`.
 
+use super::view::{ranges_from_proto, ranges_to_proto};
 use super::{ProtoError, name, required};
 use crate::proto;
-use ashlar_types::wipe::{Wipe, WipeInfo, WipePart, WipeReport, WipeState};
-use ashlar_types::{OsdId, PoolId, VolumeId, WipeId};
+use ashlar_types::wipe::{FreedWipes, Wipe, WipeInfo, WipePart, WipeReport, WipeState};
+use ashlar_types::{LayerId, OsdId, PoolId, VolumeId, WipeId};
 
 impl From<Wipe> for proto::Wipe {
     fn from(w: Wipe) -> Self {
@@ -16,6 +17,20 @@ impl From<proto::Wipe> for Wipe {
     fn from(w: proto::Wipe) -> Self {
         let osds = w.osds.into_iter().map(OsdId).collect();
         Wipe { id: WipeId(w.id), volume: VolumeId(w.volume), pool: PoolId(w.pool), osds }
+    }
+}
+
+impl From<FreedWipes> for proto::FreedWipes {
+    fn from(wipes: FreedWipes) -> Self {
+        let FreedWipes { layers, known_below, sweep } = wipes;
+        proto::FreedWipes { layers: ranges_to_proto(&layers), known_below: known_below.0, sweep }
+    }
+}
+
+impl From<proto::FreedWipes> for FreedWipes {
+    fn from(wipes: proto::FreedWipes) -> Self {
+        let proto::FreedWipes { layers, known_below, sweep } = wipes;
+        FreedWipes { layers: ranges_from_proto(layers), known_below: LayerId(known_below), sweep }
     }
 }
 

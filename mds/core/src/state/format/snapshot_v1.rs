@@ -12,6 +12,7 @@ use crate::state::reserve::Reserves;
 use crate::state::scrub::Scrubs;
 use crate::state::volume::VolumeRecord;
 use crate::state::wipe::Wipes;
+use crate::state::wipe_freed::WipingVolumes;
 use crate::state::{ClusterState, NextIds, PoolRecord, Revised};
 use ashlar_types::view::{Barrier, Floor, PgConfig};
 use ashlar_types::{
@@ -107,6 +108,7 @@ pub(super) fn upgrade(old: StateV1) -> Option<ClusterState> {
         bin: Bin::default(),
         wipes: Wipes::default(),
         modes: Modes::default(),
+        wiping: WipingVolumes::default(),
     })
 }
 

@@ -13,6 +13,7 @@ use crate::state::scrub::Scrubs;
 use crate::state::snapshot::SnapshotRecord;
 use crate::state::volume::VolumeRecord;
 use crate::state::wipe::Wipes;
+use crate::state::wipe_freed::WipingVolumes;
 use crate::state::{ClusterState, NextIds, PoolRecord, Revised};
 use ashlar_types::view::{Barrier, Floor, PgConfig};
 use ashlar_types::{AttachmentId, ClusterId, LayerId, Name, OsdId, PgId, PoolId, Revision, StackRevision, VolumeId};
@@ -76,6 +77,7 @@ impl From<StateV2> for ClusterState {
             bin: Bin::default(),
             wipes: Wipes::default(),
             modes: Modes::default(),
+            wiping: WipingVolumes::default(),
         }
     }
 }

@@ -12,6 +12,7 @@ use crate::state::reserve::Reserves;
 use crate::state::scrub::Scrubs;
 use crate::state::volume::VolumeRecord;
 use crate::state::wipe::Wipes;
+use crate::state::wipe_freed::WipingVolumes;
 use crate::state::{ClusterState, NextIds, PoolRecord, Revised};
 use ashlar_types::view::{Barrier, PgConfig};
 use ashlar_types::{ClusterId, LayerId, Name, OsdId, PgId, PoolId, Revision, VolumeId};
@@ -59,6 +60,7 @@ impl From<StateV3> for ClusterState {
             bin: Bin::default(),
             wipes: Wipes::default(),
             modes: Modes::default(),
+            wiping: WipingVolumes::default(),
         }
     }
 }

@@ -12,6 +12,7 @@ use crate::state::reserve::Reserves;
 use crate::state::scrub::Scrubs;
 use crate::state::volume::VolumeRecord;
 use crate::state::wipe::Wipes;
+use crate::state::wipe_freed::WipingVolumes;
 use crate::state::{ClusterState, NextIds, PoolRecord, Revised};
 use ashlar_types::view::{Barrier, PgConfig};
 use ashlar_types::{ClusterId, LayerId, Name, OsdId, PgId, PoolId, Revision, VolumeId};
@@ -61,6 +62,7 @@ impl From<StateV4> for ClusterState {
             bin: Bin::default(),
             wipes: Wipes::default(),
             modes: Modes::default(),
+            wiping: WipingVolumes::default(),
         }
     }
 }

@@ -12,6 +12,7 @@ use crate::state::reserve::Reserves;
 use crate::state::scrub::Scrubs;
 use crate::state::volume::VolumeRecord;
 use crate::state::wipe::Wipes;
+use crate::state::wipe_freed::WipingVolumes;
 use crate::state::{ClusterState, NextIds, PoolRecord, Revised};
 use ashlar_types::view::{Barrier, PgConfig};
 use ashlar_types::{ClusterId, LayerId, Name, OsdId, PgId, PoolId, Revision, VolumeId};
@@ -63,6 +64,7 @@ impl From<StateV5> for ClusterState {
             bin: old.bin,
             wipes: Wipes::default(),
             modes: Modes::default(),
+            wiping: WipingVolumes::default(),
         }
     }
 }
