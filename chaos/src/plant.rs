@@ -77,6 +77,7 @@ plants! {
         StaleJobWorker, "stale-job-worker", STALE_JOB_WORKER, [Clones];
         ReservationGivenAway, "reservation-given-away", RESERVATION_GIVEN_AWAY, [FullDisk];
         WipeToldEarly, "wipe-told-early", WIPE_TOLD_EARLY, [PowerLoss, Joiner];
+        ReplacedNotWiped, "replaced-not-wiped", REPLACED_NOT_WIPED, [PowerLoss, Snapshots];
         LatePrepareAfterReport, "late-prepare-after-report", LATE_PREPARE_AFTER_REPORT, [PausedPrimary];
         DamagedTailVetoes, "damaged-tail-vetoes", DAMAGED_TAIL_VETOES, [DamagedTail];
     }

@@ -8,6 +8,7 @@ mod mode;
 mod provision;
 mod transfer;
 mod wipe;
+mod wipe_freed;
 
 pub use bin::{BinCommand, DeleteArgs, PurgeArgs};
 pub use diff::{Compared, SnapshotDiffArgs, VolumeDiffArgs};
@@ -17,6 +18,7 @@ pub use mode::DiskModeArg;
 pub use provision::{OverCommitArg, ProvisionArg, ReserveArgs, VolumeSetArgs};
 pub use transfer::{ExportArgs, ImportArgs};
 pub use wipe::WipeCommand;
+pub use wipe_freed::SwitchArg;
 
 use crate::down::STOP_SECONDS;
 use crate::error::CliError;
@@ -258,6 +260,9 @@ pub enum VolumeCommand {
         /// What becomes of what is written to it, and whether snapshot groups take it along
         #[arg(long, value_name = "MODE", default_value = "dependent")]
         disk_mode: DiskModeArg,
+        /// Overwrite what it frees, on every OSD, soon after: earlier versions, what is discarded, and in the end all of it
+        #[arg(long)]
+        wipe_freed: bool,
         #[command(flatten)]
         reserve: ReserveArgs,
         #[command(flatten)]

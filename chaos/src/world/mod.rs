@@ -20,6 +20,7 @@ mod process;
 mod scrub;
 mod trace;
 mod verify;
+mod wipe_freed;
 mod worker;
 
 pub use bad_disk::DiskFault;
@@ -154,6 +155,8 @@ pub struct Shape {
     pub deletes: bool,
     /// Whether that is done securely, and the same with volumes that come and go.
     pub wipes: bool,
+    /// Whether all volumes wipe as they free.
+    pub wipes_freed: bool,
     /// Whether the first volume has its space reserved, beside others that fill the disks.
     pub has_lazy: bool,
 }
@@ -492,6 +495,7 @@ impl Shape {
             late_timer_permille: *rng.choose(&[0, 5, 50]).expect("not empty"),
             deletes: rng.permille(250),
             wipes: false,
+            wipes_freed: false,
         };
         // Not drawn, so that seeds go on being what they were.
         if shape.deletes && (shape.load_time / SECOND).is_multiple_of(2) {
@@ -499,6 +503,7 @@ impl Shape {
             // All of it is read several times.
             shape.disk_bytes = shape.disk_bytes.min(64 << 20);
         }
+        wipe_freed::shape(&mut shape);
         shape
     }
 }

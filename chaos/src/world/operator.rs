@@ -117,6 +117,7 @@ impl World {
                 pool: None,
                 provision,
             });
+            self.wipe_what_it_frees(name.clone());
             if provision == Provision::Lazy {
                 self.operator.script.push_back(ControlRequest::VolumeShow { name });
             }
@@ -452,6 +453,7 @@ impl World {
             (ControlRequest::ScrubStart { .. }, Ok(ControlReply::Scrub { number, .. })) => self.on_scrub_wished(number),
             (ControlRequest::ScrubCancel { .. }, Ok(ControlReply::Scrub { .. })) => {}
             (ControlRequest::PoolCreate { .. } | ControlRequest::VolumeCreate { .. }, Ok(_)) => {}
+            (ControlRequest::VolumeSetWipeFreed { .. }, Ok(ControlReply::Volumes(_))) => {}
             // Nobody had it; or it was asked twice.
             (ControlRequest::Detach { .. }, Ok(_) | Err(ControlError::NotFound { .. })) => {}
             (

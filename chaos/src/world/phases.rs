@@ -120,10 +120,15 @@ impl World {
             Phase::Scrub => Err(Reason::Stuck(self.unscrubbed().unwrap_or_default())),
             Phase::Settle => {
                 let is_idle = self.osds.values().flat_map(|osd| &osd.machine).all(|machine| machine.is_disk_idle());
+                if self.is_owed_a_wipe() && self.now < self.settled_at + super::wipe_freed::WITHIN {
+                    self.phase_until = self.now + STORES_LOOK;
+                    return Ok(());
+                }
                 if !is_idle && self.now < self.settled_at + STORES_TIME {
                     self.phase_until = self.now + STORES_LOOK;
                     return Ok(());
                 }
+                self.check_freed()?;
                 self.compare_members()?;
                 self.check_space()?;
                 self.check_layers()?;

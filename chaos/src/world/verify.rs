@@ -240,7 +240,7 @@ impl World {
     }
 
     /// Mounts a disk as the next process of its OSD would find it.
-    fn mount_aside(&self, osd: OsdId) -> Result<Aside, Reason> {
+    pub(super) fn mount_aside(&self, osd: OsdId) -> Result<Aside, Reason> {
         let store = Store::<Honest>::new(self.store_config(osd));
         let mut aside = Aside { store, disk: self.osds[&osd].disk.clone() };
         match aside.run_until(|event| matches!(event, StoreEvent::Mounted(_))) {
@@ -261,12 +261,16 @@ fn same_states(one: &ReadOutcome, other: &ReadOutcome) -> bool {
 }
 
 /// A store on a copy of a disk, whose operations are done at once.
-struct Aside {
+pub(super) struct Aside {
     store: Store<Honest>,
     disk: SimDisk,
 }
 
 impl Aside {
+    pub(super) fn is_free(&self, at: u64) -> bool {
+        self.store.is_free(at)
+    }
+
     fn run_until(&mut self, wanted: impl Fn(&StoreEvent) -> bool) -> Result<StoreEvent, String> {
         const ROUNDS_MAX: usize = 1_000_000;
         let mut actions = Vec::new();

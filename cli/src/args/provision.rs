@@ -36,7 +36,7 @@ pub struct ReserveArgs {
 }
 
 #[derive(Debug, Args)]
-#[group(id = "change", required = true, multiple = true, args = ["provision", "size", "disk_mode"])]
+#[group(id = "change", required = true, multiple = true, args = ["provision", "size", "disk_mode", "wipe_freed"])]
 pub struct VolumeSetArgs {
     #[arg(value_parser = super::name)]
     pub name: Name,
@@ -46,6 +46,9 @@ pub struct VolumeSetArgs {
     /// What becomes of what is written to it, and whether snapshot groups take it along. Refused while somebody has it
     #[arg(long, value_name = "MODE")]
     pub disk_mode: Option<super::DiskModeArg>,
+    /// Whether what it frees is overwritten, on every OSD, soon after
+    #[arg(long, value_name = "on|off")]
+    pub wipe_freed: Option<super::SwitchArg>,
     /// The new size, not the difference
     #[arg(long, value_parser = super::size, allow_hyphen_values = true)]
     pub size: Option<u64>,

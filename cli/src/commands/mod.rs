@@ -31,3 +31,4 @@ mod time;
 mod tree;
 pub mod volume;
 pub mod wipe;
+pub mod wipe_freed;

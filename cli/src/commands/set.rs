@@ -2,8 +2,8 @@
 //! end and discards it, so that a volume that grows again reads as zeroes there.
 
 use super::volume::{ask_volume, if_reserved, provision_word, volume_json};
-use super::{job, mode, reserve, shrink};
-use crate::args::VolumeSetArgs;
+use super::{job, mode, reserve, shrink, wipe_freed};
+use crate::args::{SwitchArg, VolumeSetArgs};
 use crate::control::Control;
 use crate::error::CliError;
 use crate::output::{Output, note};
@@ -18,11 +18,16 @@ use std::time::Duration;
 const STEP_BYTES: u64 = 1 << 30;
 
 pub async fn run(control: &Control, args: VolumeSetArgs) -> Result<Output, CliError> {
-    let VolumeSetArgs { name, provision, disk_mode, size, shrink: may_shrink, force, reserve, job: how } = args;
+    let VolumeSetArgs { name, provision, disk_mode, wipe_freed, size, shrink: may_shrink, force, reserve, job: how } =
+        args;
     job::check(provision.map(Into::into), may_shrink, how)?;
     let patience = Duration::from_secs(reserve.timeout);
     let mut volume = ask_volume(control, "volume show", ControlRequest::VolumeShow { name: name.clone() }).await?;
     let mut shrinking = None;
+    // Before anything that frees something.
+    if let Some(switch) = wipe_freed.filter(|switch| switch.is_on()) {
+        volume = wipe_freed::set(control, volume, switch.is_on()).await?;
+    }
     // Who becomes persistent may be shrunk and made eager then; who becomes non-persistent is what it shall be before.
     let mode = disk_mode.map(DiskMode::from);
     let is_last = mode == Some(DiskMode::IndependentNonpersistent);
@@ -71,10 +76,18 @@ pub async fn run(control: &Control, args: VolumeSetArgs) -> Result<Output, CliEr
     if let Some(mode) = mode.filter(|_| is_last) {
         volume = mode::set(control, volume, mode, patience).await?;
     }
+    if let Some(switch) = wipe_freed.filter(|switch| !switch.is_on()) {
+        volume = wipe_freed::set(control, volume, switch.is_on()).await?;
+    }
     let (size, how) = (format_bytes(volume.size), provision_word(volume.provision));
+    let wipes = match wipe_freed.map(SwitchArg::is_on) {
+        None => "",
+        Some(true) => "; what it frees is overwritten",
+        Some(false) => "; what it frees is not overwritten",
+    };
     let and = disk_mode.map_or(String::new(), |_| format!(" and {}", volume.disk_mode.word()));
     let begun = shrinking.map_or(String::new(), |job| format!("; {job} shrinks it"));
-    let text = format!("volume {} is {how}{and} now and has {size}{}{begun}", volume.name, if_reserved(&volume));
+    let text = format!("volume {} is {how}{and} now and has {size}{}{wipes}{begun}", volume.name, if_reserved(&volume));
     Ok(Output::new(text, volume_json(&volume)))
 }
 

@@ -71,6 +71,8 @@ pub fn osd_json(usage: &OsdUsage) -> Value {
         "index": usage.index,
         "data": usage.data,
         "garbage": usage.used.saturating_sub(parts),
+        "unwiped": usage.unwiped,
+        "wipe_unverified": usage.wipe_unverified,
     })
 }
 

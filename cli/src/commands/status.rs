@@ -2,7 +2,7 @@
 
 use super::pool::pool_json;
 use super::volume::{attachment_json, describe_attachment};
-use super::{job, scrub, space, wipe};
+use super::{job, scrub, space, wipe, wipe_freed};
 use crate::control::{Control, ServiceStatus};
 use crate::error::CliError;
 use crate::health::{self, PgSummary, Problem};
@@ -28,6 +28,13 @@ struct Facts {
     wipes: Vec<WipeInfo>,
 }
 
+impl Facts {
+    /// Whether there is, or was, a volume that wipes as it frees.
+    fn wipes_freed(&self) -> bool {
+        self.view.wipe_freed.is_some()
+    }
+}
+
 pub async fn run(control: &Control) -> Result<Output, CliError> {
     let view = control.view().await?;
     let volumes = control.volumes().await?;
@@ -42,6 +49,7 @@ pub async fn run(control: &Control) -> Result<Output, CliError> {
     problems.extend(job::problems(&jobs));
     let wipes = wipe::list(control).await?;
     problems.extend(wipe::problems(&wipes));
+    problems.extend(wipe_freed::problems(&service));
     let facts = Facts { pgs: health::summarize(&view), problems, service, view, volumes, jobs, wipes };
     Ok(Output::new(for_people(&facts), for_programs(&facts)))
 }
@@ -109,6 +117,10 @@ fn for_people(facts: &Facts) -> String {
     let unfinished = || facts.wipes.iter().filter(|wipe| wipe.state != WipeState::Done);
     for (nth, unfinished) in unfinished().take(JOBS_SHOWN).enumerate() {
         let _ = writeln!(text, "{}{}", if nth == 0 { "wipes    " } else { "         " }, wipe::summary(unfinished));
+    }
+    let waiting = wipe_freed::waiting(view, &facts.service);
+    if facts.wipes_freed() {
+        let _ = writeln!(text, "freed    {}", wipe_freed::describe(&waiting));
     }
     for problem in &facts.problems {
         let _ =
@@ -182,6 +194,7 @@ fn for_programs(facts: &Facts) -> Value {
         "attachments": attachments(&facts.volumes).map(attachment_json).collect::<Vec<_>>(),
         "barriers": barriers,
         "jobs": facts.jobs.iter().map(job::job_json).collect::<Vec<_>>(),
+        "unwiped": facts.wipes_freed().then(|| wipe_freed::waiting_json(&wipe_freed::waiting(view, &facts.service))),
         "wipes": facts.wipes.iter().map(wipe::wipe_json).collect::<Vec<_>>(),
         "scrub": scrub::scrubs_json(view),
         "problems": facts.problems,

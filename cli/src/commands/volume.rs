@@ -3,6 +3,7 @@
 use super::merges::{self, Merging};
 use super::{
     attach, bin, clone, detach, diff, export, flatten, import, job, mode, reserve, set, snapshot, space, tree,
+    wipe_freed,
 };
 use crate::args::VolumeCommand;
 use crate::control::Control;
@@ -20,11 +21,15 @@ use std::time::Duration;
 
 pub async fn run(control: &Control, place: &Place, command: VolumeCommand, json: bool) -> Result<Output, CliError> {
     match command {
-        VolumeCommand::Create { name, size, pool, provision, disk_mode, reserve, job: how } => {
+        VolumeCommand::Create { name, size, pool, provision, disk_mode, wipe_freed, reserve, job: how } => {
             job::check(Some(provision.into()), false, how)?;
             mode::check(provision.into(), disk_mode.into())?;
             let patience = Duration::from_secs(reserve.timeout);
-            let request = ControlRequest::VolumeCreate { name, size, pool, provision: provision.into() };
+            let provision = provision.into();
+            let request = match wipe_freed {
+                false => ControlRequest::VolumeCreate { name, size, pool, provision },
+                true => ControlRequest::VolumeCreateWiping { name, size, pool, provision },
+            };
             let volume = ask_volume(control, "volume create", request).await?;
             let volume = reserve::wait(control, volume, patience).await?;
             let volume = mode::set_new(control, volume, disk_mode.into(), patience).await?;
@@ -61,6 +66,11 @@ pub async fn run(control: &Control, place: &Place, command: VolumeCommand, json:
             let work = job::of_volume(control, volume.id).await?;
             value["job"] = work.as_ref().map_or(Value::Null, job::job_json);
             let mut text = describe(&volume, &snapshots, &merges, &used);
+            if volume.wipe_freed {
+                let waiting = wipe_freed::waiting(&control.view().await?, &control.status().await?);
+                value["unwiped"] = wipe_freed::waiting_json(&waiting);
+                let _ = writeln!(text, "wipe freed  on; {}", wipe_freed::describe(&waiting));
+            }
             if let Some(work) = &work {
                 let _ = writeln!(text, "job         {}", job::summary(work));
             }
@@ -186,6 +196,7 @@ pub fn volume_json(volume: &VolumeInfo) -> Value {
         "provision": provision_word(volume.provision),
         "reserving": volume.is_reserving,
         "disk_mode": volume.disk_mode.word(),
+        "wipe_freed": volume.wipe_freed,
         "layers": volume.layers.iter().map(|layer| layer.0).collect::<Vec<_>>(),
         "attachments": volume.attachments.iter().map(attachment_json).collect::<Vec<_>>(),
         "origin": volume.origin.as_deref().map(origin_json),

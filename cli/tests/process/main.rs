@@ -2,6 +2,7 @@
 //! every process it started, also when it fails. A test whose tools are missing says so and passes.
 
 mod support;
+mod wipe_freed;
 mod wipes;
 
 mod bad_input;

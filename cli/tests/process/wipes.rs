@@ -9,10 +9,10 @@ use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-const MIB: u64 = 1 << 20;
+pub const MIB: u64 = 1 << 20;
 const SECRET: &[u8; 16] = b"a secret 7f3a91c";
 
-fn secret(len: u64) -> Vec<u8> {
+pub fn secret(len: u64) -> Vec<u8> {
     SECRET.iter().copied().cycle().take(len as usize).collect()
 }
 
@@ -22,7 +22,7 @@ fn disks(cluster: &Cluster) -> Vec<PathBuf> {
 }
 
 /// Blocks on all disks that begin with what was written.
-fn secrets_on_disks(cluster: &Cluster) -> u64 {
+pub fn secrets_on_disks(cluster: &Cluster) -> u64 {
     let count = |path: PathBuf| {
         let file = File::open(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
         let len = file.metadata().expect("a file").len();
