@@ -46,15 +46,22 @@ impl<'a> Shrinking<'a> {
             return self.end(volume.session(), Some(format!("volume {name} has {size} bytes here"))).await;
         }
         let (shrinker, first) = Shrinker::new(self.shrink.size, size, self.shrink.force);
-        let result = match self.clear(volume, shrinker, first).await {
-            Ok(refusal) => {
-                let refusal = refusal.map(|why| cut(&format!("volume {name} {why}")));
-                self.end(volume.session(), refusal).await
+        match self.clear(volume, shrinker, first).await {
+            Ok(None) => {
+                let result = self.end(volume.session(), None).await;
+                self.release(&open).await;
+                result
             }
-            Err(Lost) => Err(Lost),
-        };
-        self.release(&open).await;
-        result
+            // Nothing is going to be committed, so that clients may go on before; and who has heard of the end finds the disk as it was.
+            Ok(Some(why)) => {
+                self.release(&open).await;
+                self.end(volume.session(), Some(cut(&format!("volume {name} {why}")))).await
+            }
+            Err(Lost) => {
+                self.release(&open).await;
+                Err(Lost)
+            }
+        }
     }
 
     /// Gives why the volume keeps its size, if it does. Nothing is under way behind the new end when it returns.

@@ -298,6 +298,7 @@ fn what_all_have_passed_is_one_entry_and_one_change_of_the_view() {
     assert_eq!(node.state().barrier_waits_for(second.id), None);
 }
 
+#[test]
 fn a_shrink_is_offered_to_the_gateway_with_the_volume_and_fails_when_that_is_silent() {
     let (mut node, mut give) = alone_with_a_bin("00:00-24:00");
     let name = || ashlar_types::Name::new("s").expect("a good name");

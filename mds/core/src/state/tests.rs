@@ -502,7 +502,16 @@ fn golden_commands_of_version_8() -> Vec<Command> {
     use ControlRequest as R;
     let set = |on| R::VolumeSetWipeFreed { names: vec![name("vm-1"), name("vm-2")], on };
     let create = |pool| R::VolumeCreateWiping { name: name("vm-1"), size: 1 << 30, pool, provision: Provision::Lazy };
-    let requests = [set(true), set(false), create(None), create(Some(name("fast")))];
+    let end = |refusal| R::ShrinkEnd { job: JobId(3), session: SessionId(1 << 40), disk: SessionId(9), refusal };
+    let requests = [
+        set(true),
+        set(false),
+        create(None),
+        create(Some(name("fast"))),
+        R::ShrinkStart { name: name("vm-1"), size: 5 << 30, force: true },
+        end(None),
+        end(Some("has data".to_owned())),
+    ];
     requests.map(Command::Request).to_vec()
 }
 
