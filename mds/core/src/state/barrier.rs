@@ -62,7 +62,7 @@ impl ClusterState {
         self.done()
     }
 
-    /// The PGs that have not passed it. `None` for one that isn't known: see [`Self::barrier_passed`].
+    /// The PGs that have not passed it. `None` for one that is not known: it was passed, or another has taken its place.
     pub fn barrier_waits_for(&self, id: u64) -> Option<&[PgId]> {
         self.barriers.get(&id).map(|barrier| &barrier.pgs[..])
     }
