@@ -1,5 +1,5 @@
-//! `ashlar volume set`: when a volume gets its space, and its size. To shrink one that nobody has (else: shrink.rs) this process takes it for itself, looks at what lies behind the new
-//! end and discards it, so that a volume that grows again reads as zeroes there.
+//! `ashlar volume set`: when a volume gets its space, and its size. To shrink one that nobody has (else: shrink.rs) this process takes it for itself,
+//! looks at what lies behind the new end and discards it, so that a volume that grows again reads as zeroes there.
 
 use super::volume::{ask_volume, if_reserved, provision_word, volume_json};
 use super::{job, mode, reserve, shrink};
